@@ -1,0 +1,128 @@
+"""The command line: ``python -m avo_lib run|sweep|evaluate|show|list``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from avo_lib import experiments
+from avo_lib.data import DataError
+from avo_lib.experiments import EXPERIMENTS, RESULTS, RUNS
+
+
+def run(
+    experiment: str,
+    method: str,
+    seed: int = 0,
+    results: Path = RESULTS,
+    runs: Path = RUNS,
+    device: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Train and evaluate one method; the same command resumes an interrupted run.
+
+    Args:
+        experiment: Protocol; see ``list``.
+        method: Method within it.
+        seed: Of the initial weights, the order and the noise.
+        results: Folder for the result and the weights.
+        runs: Folder for checkpoints.
+        device: Torch device; by default a GPU if there is one.
+        threads: Threads of torch; more than one helps only an idle machine and large batches.
+    """
+    torch.set_num_threads(threads)
+    result = experiments.run(experiment, method, seed, results=results, runs=runs, device=device)
+    _print_results([result])
+
+
+def sweep(
+    experiment: str,
+    methods: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (0,),
+    jobs: int = -1,
+    scheduler: str | None = None,
+    results: Path = RESULTS,
+    runs: Path = RUNS,
+) -> None:
+    """Run methods × seeds in parallel; finished runs are skipped.
+
+    Args:
+        experiment: Protocol; see ``list``.
+        methods: Methods within it; all if none are named.
+        seeds: Seeds.
+        jobs: Processes at a time; -1 for one a core.
+        scheduler: Address of a dask scheduler to run on (the ``cluster`` extra).
+        results: Folder for results.
+        runs: Folder for checkpoints.
+    """
+    experiments.sweep(experiment, methods, seeds, jobs=jobs, scheduler=scheduler, results=results, runs=runs)
+    show(results)
+
+
+def evaluate(
+    experiment: str, method: str, seed: int = 0, samples: int = 1000, results: Path = RESULTS, threads: int = 1
+) -> None:
+    """Estimate the test log-likelihood of published weights anew.
+
+    Args:
+        experiment: Protocol; see ``list``.
+        method: Method within it.
+        seed: Of the trained model.
+        samples: Importance samples for each image.
+        results: Folder of the weights.
+        threads: Threads of torch.
+    """
+    torch.set_num_threads(threads)
+    model = experiments.load_model(experiment, method, seed, results=results)
+    found = experiments.log_likelihood_of_test(model, experiments.find(experiment, method).data(), samples)
+    print(f"test NLL: {found.nll} nats")
+    print(f"by number of samples: { {k: round(value, 2) for k, value in found.nll_by_samples.items()} }")
+    print(f"ESS/K: {found.ess.mean().item() / samples:.3f}")
+
+
+def show(results: Path = RESULTS) -> None:
+    """Print a table of finished results, in nats.
+
+    Args:
+        results: Folder of the results.
+    """
+    found = experiments.load_results(results)
+    if not found:
+        raise ValueError(
+            f"no results in {results}; make one with: python -m avo_lib run --experiment report --method vae"
+        )
+    _print_results(found)
+
+
+def list_experiments() -> None:
+    """List experiments and their methods."""
+    for name, methods in EXPERIMENTS.items():
+        print(f"{name}: {', '.join(methods)}")
+
+
+def _print_results(results: list[dict[str, object]]) -> None:
+    print(experiments.table(results).to_string(index=False, float_format="{:.2f}".format))
+
+
+def main() -> None:
+    """Parse the command line; what the user can mend ends in one line, not in a traceback."""
+    commands: dict[str, Callable[..., Any]] = {
+        "run": run,
+        "sweep": sweep,
+        "evaluate": evaluate,
+        "show": show,
+        "list": list_experiments,
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avo_lib")
+    except (ValueError, OSError, DataError, FloatingPointError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+r"""One weight: the chain from which every method of the book follows.
+
+A chain draws :math:`z_0 \sim q_0` and moves it through kernels :math:`q_t(z_t\mid z_{t-1})`, each with a reverse
+:math:`r_t(z_{t-1}\mid z_t)`, towards the targets :math:`f_t` of a path. Its trajectory has one importance weight,
+
+.. math::
+    \log w &= \log f_0(z_0) - \log q_0(z_0) + \sum_{t=1}^T \log v_t, \\
+    \log v_t &= \log f_t(z_t) - \log f_{t-1}(z_{t-1}) + \log r_t(z_{t-1}\mid z_t) - \log q_t(z_t\mid z_{t-1}),
+
+and :math:`E\,w = Z_T`, whatever the kernels. The mean of log w is the ELBO; the log of the mean of K weights is the
+IWAE bound; with MCMC kernels the weights are those of annealed importance sampling; and the sum of the log v_t, each
+with :math:`z_{t-1}` held constant, is the annealed variational objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from avo_lib.kernels import Kernel
+from avo_lib.numerics import LOG_2PI, Noise, log_normal, standard_normal, sum_last
+from avo_lib.paths import LogDensity, Path
+
+
+class Proposal(Protocol):
+    """Where a chain starts: a normalised density that can be sampled."""
+
+    def sample(self, shape: Sequence[int], *, generator: Noise) -> tuple[Tensor, Tensor]:
+        """Draws ``(*shape, ..., dim)`` and their log densities ``(*shape, ...)`` in nats."""
+        ...
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log q_0(z) in nats, ``(..., dim)`` to ``(...)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A diagonal Gaussian proposal.
+
+    Attributes:
+        mean: Mean ``(..., dim)``.
+        std: Standard deviation ``(..., dim)``.
+
+    >>> z, log_q = Gaussian(torch.zeros(3, 2), torch.ones(3, 2)).sample((5,))
+    >>> z.shape, log_q.shape
+    (torch.Size([5, 3, 2]), torch.Size([5, 3]))
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
+        """Reparameterised draws and their log densities."""
+        noise = standard_normal(self.mean.expand(*shape, *self.mean.shape), generator)
+        log_q = sum_last(-0.5 * noise.square() - self.std.log() - 0.5 * LOG_2PI)
+        return self.mean + self.std * noise, log_q
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats."""
+        return log_normal(z, self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Draws z_0 … z_T of a chain with all that its weights are made of.
+
+    Attributes:
+        z: The T + 1 latents, each ``(..., dim)``.
+        log_q0: Log q_0(z_0) in nats, ``(...)``.
+        log_ratio: For each t, log r_t(z_{t−1}|z_t) − log q_t(z_t|z_{t−1}) in nats, ``(...)``.
+        path: The targets f_0 … f_T.
+        detached: Whether every z_{t−1} was held constant in its step, as AVO asks.
+    """
+
+    z: tuple[Tensor, ...]
+    log_q0: Tensor
+    log_ratio: tuple[Tensor, ...]
+    path: Path
+    detached: bool = False
+
+    def log_w(self, beta: float = 1.0) -> Tensor:
+        r"""The trajectory's log weight; its mean is the ELBO.
+
+        The f_t between the ends cancel: :math:`\log w = \log f_T(z_T) - \log q_0(z_0) + \sum_t \log r_t/q_t`.
+
+        Args:
+            beta: Weight of the Kullback-Leibler part; for beta ≠ 1 the value is no bound.
+
+        Returns:
+            Log weights in nats, ``(...)``.
+        """
+        divergence = sum(self.log_ratio, start=-self.log_q0)
+        return self.path.log_density(len(self.log_ratio), self.z[-1], beta) + beta * divergence
+
+    def log_v(self, beta: float = 1.0) -> Tensor:
+        """The incremental log weights log v_1 … log v_T.
+
+        On a detached trajectory the gradient of each reaches the kernel of its own step alone, so the subtracted
+        log f_{t−1}(z_{t−1}) is a constant; a model inside the path sees the last target only.
+
+        Args:
+            beta: As in :meth:`log_w`.
+
+        Returns:
+            Log v_t in nats, ``(T, ...)``.
+        """
+        reached = self.path.log_ladder(torch.stack(self.z[1:]), beta)
+        start = self.path.log_density(0, self.z[0], beta)
+        left = torch.cat([start[None], reached[:-1]])
+        return reached - (left.detach() if self.detached else left) + beta * torch.stack(self.log_ratio)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Proposal, kernels and path: everything about a method but its objective.
+
+    With no kernels it is plain variational inference, with the proposal as the approximation.
+
+    Attributes:
+        proposal: Draws z_0.
+        kernels: The T kernels, in order.
+        path: The targets f_0 … f_T.
+        context: Features of the data that the kernels may use, or None.
+
+    >>> from avo_lib.kernels import HMC
+    >>> from avo_lib.paths import GeometricPath, linear_alphas
+    >>> base = Gaussian(torch.zeros(2), torch.ones(2))
+    >>> path = GeometricPath(base.log_prob, lambda z: base.log_prob(z - 1), linear_alphas(4))
+    >>> chain = Chain(base, [HMC(0.5)] * 4, path)
+    >>> chain.sample((100,)).log_w().shape
+    torch.Size([100])
+    """
+
+    proposal: Proposal
+    kernels: Sequence[Kernel]
+    path: Path
+    context: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """One kernel for each step of the path."""
+        if len(self.path.alphas) != len(self.kernels) + 1:
+            raise ValueError(
+                f"{len(self.kernels)} kernels need {len(self.kernels) + 1} alphas, but the path has "
+                f"{len(self.path.alphas)}"
+            )
+
+    def target(self, t: int) -> LogDensity:
+        """Log f_t as a function of z alone."""
+        return lambda z: self.path.log_density(t, z)
+
+    def sample(self, shape: Sequence[int] = (), *, detach: bool = False, generator: Noise = None) -> Trajectory:
+        """Draw trajectories forwards.
+
+        Args:
+            shape: Leading axes to add to the proposal's own, e.g. ``(K,)`` samples for each datum.
+            detach: Hold z_{t−1} constant in step t, for AVO.
+            generator: Source of the noise.
+
+        Returns:
+            The trajectories.
+        """
+        z, log_q0 = self.proposal.sample(shape, generator=generator)
+        zs, log_ratios = [z], []
+        for t, kernel in enumerate(self.kernels, start=1):
+            z_prev = z.detach() if detach else z
+            z, log_ratio = kernel.forward(z_prev, self.target(t), self.context, generator=generator)
+            zs.append(z)
+            log_ratios.append(log_ratio)
+        return Trajectory(tuple(zs), log_q0, tuple(log_ratios), self.path, detach)
+
+    def sample_reverse(self, z: Tensor, *, generator: Noise = None) -> Trajectory:
+        """Draw z_{T−1} … z_0 from the reverse kernels, starting from given z_T.
+
+        From exact draws of f_T the weights of such trajectories bound log Z_T from above (Grosse et al. 2015).
+
+        Args:
+            z: Points z_T, ``(..., dim)``.
+            generator: Source of the noise.
+
+        Returns:
+            The trajectories, in forward order.
+        """
+        zs, log_ratios = [z], []
+        for t in range(len(self.kernels), 0, -1):
+            z, log_ratio = self.kernels[t - 1].reverse(z, self.target(t), self.context, generator=generator)
+            zs.append(z)
+            log_ratios.append(log_ratio)
+        return Trajectory(tuple(zs[::-1]), self.proposal.log_prob(zs[-1]), tuple(log_ratios[::-1]), self.path)

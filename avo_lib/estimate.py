@@ -1,0 +1,86 @@
+"""Estimates that know their direction and their standard error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from avo_lib.numerics import log_mean_exp
+
+Kind = Literal["exact", "lower", "upper"]
+_FLIPPED: dict[Kind, Kind] = {"exact": "exact", "lower": "upper", "upper": "lower"}
+_LABEL: dict[Kind, str] = {"exact": "exact", "lower": "lower bound", "upper": "upper bound"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A Monte Carlo estimate of a quantity, or of a bound on it.
+
+    Attributes:
+        value: The estimate, in nats unless its maker says otherwise.
+        stderr: Its standard error, in the same unit.
+        kind: ``"exact"`` if its expectation is the quantity itself, ``"lower"`` or ``"upper"`` if its
+            expectation bounds the quantity from below or from above.
+
+    >>> print(-Estimate(-91.4, 0.05, "lower"))
+    91.40 ± 0.05 (upper bound)
+    """
+
+    value: float
+    stderr: float
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        """Refuse a kind that does not exist."""
+        if self.kind not in _FLIPPED:
+            raise ValueError(f"kind must be one of {', '.join(_FLIPPED)}, not {self.kind!r}")
+
+    def __neg__(self) -> Estimate:
+        """The estimate of the negated quantity: a lower bound becomes an upper bound."""
+        return Estimate(-self.value, self.stderr, _FLIPPED[self.kind])
+
+    def __radd__(self, constant: float) -> Estimate:
+        """The estimate of the quantity plus a known constant."""
+        return Estimate(constant + self.value, self.stderr, self.kind)
+
+    def __str__(self) -> str:
+        """Value, standard error and direction."""
+        return f"{self.value:.2f} ± {self.stderr:.2f} ({_LABEL[self.kind]})"
+
+
+def mean(samples: Tensor, kind: Kind) -> Estimate:
+    """The mean of independent draws, with its standard error.
+
+    Args:
+        samples: Independent draws of any shape, at least two.
+        kind: What the expectation of a draw is to the quantity.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: If there are fewer than two draws.
+    """
+    if samples.numel() < 2:
+        raise ValueError(f"a standard error needs at least two draws, not {samples.numel()}")
+    return Estimate(samples.mean().item(), samples.std().item() / math.sqrt(samples.numel()), kind)
+
+
+def log_mean(log_w: Tensor, kind: Kind = "lower") -> Estimate:
+    r"""The log of the mean of weights, :math:`\log\frac1K\sum_k w_k`, with the delta-method standard error.
+
+    By Jensen's inequality its expectation is at most :math:`\log E w`: a lower bound, closer as K grows.
+
+    Args:
+        log_w: K independent log weights in nats, ``(K,)``.
+        kind: The direction; ``"lower"`` unless the caller knows better.
+
+    Returns:
+        The estimate in nats.
+    """
+    value = log_mean_exp(log_w)
+    relative = (log_w - value).exp()
+    return Estimate(value.item(), relative.std().item() / math.sqrt(log_w.numel()), kind)

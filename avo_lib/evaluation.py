@@ -1,0 +1,246 @@
+"""Judging a fit: likelihoods by importance sampling, AIS from both sides, and the true marginal KL between bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from avo_lib import estimate
+from avo_lib.chain import Chain, Trajectory
+from avo_lib.estimate import Estimate
+from avo_lib.numerics import Noise, effective_sample_size, log_mean_exp
+
+BLOCK = 100
+"""Samples that share one generator; part of the definition of a result, so no option."""
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """A quantity between a lower and an upper bound, each with its standard error.
+
+    Attributes:
+        lower: Bound from below.
+        upper: Bound from above.
+    """
+
+    lower: Estimate
+    upper: Estimate
+
+    @property
+    def gap(self) -> float:
+        """Upper minus lower; how far the quantity is from being known."""
+        return self.upper.value - self.lower.value
+
+
+def ais(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Estimate, Tensor]:
+    r"""Annealed importance sampling: log Z_T from below (Neal 2001, arXiv physics/9803008).
+
+    With kernels that leave f_t invariant a chain's increments are Neal's,
+    :math:`\log v_t = \log f_t(z_{t-1}) - \log f_{t-1}(z_{t-1})`. Any chain gives an unbiased weight; this one keeps no
+    trajectory, so its memory does not grow with T.
+
+    Args:
+        chain: With MCMC kernels of fixed step size, or any others.
+        samples: Independent chains.
+        generator: Source of the noise.
+
+    Returns:
+        The estimate of log Z_T, a lower bound in expectation, and the log weights ``(samples,)`` in nats; for a
+        proposal with axes of its own, their mean estimate and ``(samples, ...)``.
+    """
+    with torch.no_grad():
+        z, log_q0 = chain.proposal.sample((samples,), generator=generator)
+        log_w = -log_q0
+        for t, kernel in enumerate(chain.kernels, start=1):
+            z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
+            log_w = log_w + log_ratio
+        log_w = log_w + chain.target(len(chain.kernels))(z)
+    return _log_z_estimate(log_w), log_w
+
+
+def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Estimate, Tensor]:
+    """The same chain backwards from exact draws of f_T: log Z_T from above (BDMC, Grosse et al. 2015, 1511.02543).
+
+    Args:
+        chain: As for :func:`ais`.
+        z: Exact draws of f_T ``(samples, ..., dim)``; for a model, the z that x was simulated from.
+        generator: Source of the noise.
+
+    Returns:
+        The estimate of log Z_T, an upper bound in expectation, and the log weights in nats.
+    """
+    with torch.no_grad():
+        log_w = chain.sample_reverse(z, generator=generator).log_w()
+    return -_log_z_estimate(-log_w), log_w
+
+
+def _log_z_estimate(log_w: Tensor) -> Estimate:
+    if log_w.dim() == 1:
+        return estimate.log_mean(log_w)
+    return estimate.mean(log_mean_exp(log_w), "lower")
+
+
+def marginal_bounds(
+    chain: Chain, trajectory: Trajectory, samples: int, *, generator: Noise = None
+) -> tuple[Tensor, Tensor]:
+    r"""Two bounds on log f_T(z_T) − log q_T(z_T), with the intractable marginal q_T of a hierarchical proposal.
+
+    K fresh reverse trajectories estimate :math:`q_T(z_T) = E_r[q/r]`. Their log-mean is too small on average, which
+    bounds the difference from above (appendix C of Huang et al. 2018); with the generating trajectory as the (K+1)-st
+    it is too large, which bounds it from below (Sobolev & Vetrov 2019, arXiv 1905.03290). With K = 0 the lower bound
+    is the ELBO itself. The expectation of the difference is log Z − KL(q_T ‖ f_T/Z).
+
+    Args:
+        chain: With learned kernels.
+        trajectory: Drawn from it.
+        samples: The number K of reverse trajectories for each point, at least 1.
+        generator: Source of the noise.
+
+    Returns:
+        Lower and upper bound in nats at each point, both shaped as log w.
+    """
+    with torch.no_grad():
+        z = trajectory.z[-1]
+        fresh = chain.sample_reverse(z.expand(samples, *z.shape), generator=generator)
+        log_q = fresh.log_q0 - sum(fresh.log_ratio)
+        own = trajectory.log_q0 - sum(trajectory.log_ratio)
+        log_f = chain.target(len(chain.kernels))(z)
+        return log_f - log_mean_exp(torch.cat([own[None], log_q])), log_f - log_mean_exp(log_q)
+
+
+def kl_sandwich(chain: Chain, log_z: float, points: int, samples: int = 100, *, generator: Noise = None) -> Bracket:
+    """KL(q_T ‖ f_T / Z_T) of a chain's marginal, between two bounds that close as ``samples`` grows.
+
+    Args:
+        chain: With learned kernels.
+        log_z: The exact log Z_T in nats.
+        points: Trajectories at which the difference is averaged.
+        samples: Reverse trajectories for each; about 100 close the bracket to hundredths of a nat on toys.
+        generator: Source of the noise.
+
+    Returns:
+        The bracket in nats.
+    """
+    with torch.no_grad():
+        trajectory = chain.sample((points,), generator=generator)
+    lower, upper = marginal_bounds(chain, trajectory, samples, generator=generator)
+    return Bracket(estimate.mean(log_z - upper, "lower"), estimate.mean(log_z - lower, "upper"))
+
+
+class LatentVariableModel(Protocol):
+    """What importance sampling needs of a model."""
+
+    def chain(self, x: Tensor) -> Chain:
+        """The chain that proposes latents for x."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Importance-sampled log p(x) of each image, and how much to trust it.
+
+    Attributes:
+        log_p: Log-mean of K weights, ``(images,)``, in nats: a lower bound in expectation.
+        elbo: Mean of the same log weights, ``(images,)``, in nats.
+        ess: Effective sample size, ``(images,)``, between 1 and K.
+        nll_by_samples: For each number of samples, the mean over images of −log p̂ in nats.
+    """
+
+    log_p: Tensor
+    elbo: Tensor
+    ess: Tensor
+    nll_by_samples: dict[int, float]
+
+    @property
+    def nll(self) -> Estimate:
+        """The mean of −log p̂(x) over images: an upper bound on the negative log-likelihood, in nats."""
+        return -estimate.mean(self.log_p, "lower")
+
+
+def log_likelihood(
+    model: LatentVariableModel,
+    x: Tensor,
+    samples: int = 1000,
+    *,
+    curve: Sequence[int] = (1, 10, 100, 1000),
+    rows: int = 1000,
+    generator: torch.Generator | None = None,
+) -> LogLikelihood:
+    r"""Importance-sampled log-likelihood over *whole trajectories*, :math:`\log\frac1K\sum_k w_k(x)`.
+
+    A weight must compare densities on the same space: all of z_0 … z_T, forward against reverse. The ratio
+    p(x, z_T)/q_T(z_T | z_{T−1}) alone is no weight. Image i draws from generators of its own, one for every 100
+    samples, so its result depends neither on ``rows`` nor on which other images are evaluated. Memory is constant in K.
+
+    Args:
+        model: Anything with ``chain(x)``; put it in evaluation mode first.
+        x: Binary images ``(images, pixels)``.
+        samples: K, trajectories for each image.
+        curve: Smaller K at which to report the mean NLL too, averaged over disjoint groups of the same draws.
+        rows: Latents decoded at a time; speed and memory only.
+        generator: Gives one seed, from which every image's generators follow.
+
+    Returns:
+        Log-likelihoods, in nats.
+
+    Raises:
+        ValueError: If there are no images or no samples.
+    """
+    if len(x) == 0 or samples < 1:
+        raise ValueError(f"need at least one image and one sample, got {len(x)} and {samples}")
+    seed = int(torch.randint(2**40, (), generator=generator, device=generator.device if generator else "cpu"))
+    block = min(BLOCK, samples)
+    images = max(1, rows // block)
+    sizes = [block] * (samples // block) + ([samples % block] if samples % block else [])
+    parts: list[tuple[Tensor, ...]] = []
+    counts = [k for k in (*curve, samples) if k <= samples]
+    with torch.inference_mode():
+        for first in range(0, len(x), images):
+            chain = model.chain(x[first : first + images])
+            ids = range(first, min(first + images, len(x)))
+            log_w = torch.cat(
+                [
+                    chain.sample((size,), generator=[_generator(seed, i, j, x.device) for i in ids]).log_w()
+                    for j, size in enumerate(sizes)
+                ]
+            ).double()
+            nll = torch.stack([-_group_log_mean(log_w, k) for k in counts])
+            parts.append((log_mean_exp(log_w), log_w.mean(0), effective_sample_size(log_w), nll.T))
+    log_p, elbo, ess, nll = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    return LogLikelihood(log_p, elbo, ess, dict(zip(counts, nll.mean(0).tolist(), strict=True)))
+
+
+def _generator(seed: int, image: int, block: int, device: torch.device) -> torch.Generator:
+    # Odd multipliers keep (image, block) apart within 64 bits; the Mersenne twister's own seeding does the mixing.
+    return torch.Generator(device).manual_seed((seed + image * 0x9E3779B97F4A7C15 + block * 0xC2B2AE3D27D4EB4F) % 2**63)
+
+
+def _group_log_mean(log_w: Tensor, k: int) -> Tensor:
+    groups = log_w[: len(log_w) // k * k].unflatten(0, (-1, k))
+    return log_mean_exp(groups, dim=1).mean(0)
+
+
+def average_bound(
+    model: LatentVariableModel, x: Tensor, *, rows: int = 1000, generator: torch.Generator | None = None
+) -> tuple[Estimate, float]:
+    """The ELBO, averaged over images with one trajectory each, and its Kullback-Leibler part.
+
+    Args:
+        model: Anything with ``chain(x)``; put it in evaluation mode first.
+        x: Binary images ``(images, pixels)``.
+        rows: Images at a time.
+        generator: Source of the noise.
+
+    Returns:
+        The ELBO, and E log p(x|z_T) − ELBO, both in nats.
+    """
+    with torch.inference_mode():
+        draws = [model.chain(part).sample(generator=generator) for part in x.split(rows)]
+        log_w = torch.cat([draw.log_w() for draw in draws])
+        log_likelihood_part = torch.cat([draw.log_w(beta=0.0) for draw in draws])
+    bound = estimate.mean(log_w, "lower")
+    return bound, log_likelihood_part.mean().item() - bound.value

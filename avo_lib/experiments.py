@@ -1,0 +1,310 @@
+"""Named experiments: run one, sweep many, read what came out.
+
+A result is one JSON file, ``results/<experiment>/<method>-seed<k>.json``, in nats averaged over images.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from joblib import Parallel, delayed, parallel_config
+from safetensors.torch import load_file, save
+
+import avo_lib
+from avo_lib.data import MNIST, load_mnist
+from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
+from avo_lib.files import write_atomically
+from avo_lib.models.vae import VAE, VAEConfig
+from avo_lib.paths import WarmUp
+from avo_lib.training import TrainConfig, fit
+
+RESULTS, RUNS = Path("results"), Path("runs")
+EVALUATION_SEED = 0
+BOUND_IMAGES = 10_000  # of the training images, for the training bound
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One method under one protocol.
+
+    Attributes:
+        model: Architecture.
+        train: Objective and optimiser.
+        binarisation: ``"dynamic"`` or ``"fixed"``; see :mod:`avo_lib.data`.
+        images: Keep only the first images of each split; None for all.
+        samples: K of the test log-likelihood.
+    """
+
+    model: VAEConfig
+    train: TrainConfig
+    binarisation: str
+    images: int | None = None
+    samples: int = 1000
+
+    def data(self) -> MNIST:
+        """The images of this experiment."""
+        data = load_mnist(self.binarisation)
+        return data if self.images is None else data.first(self.images)
+
+    def build(self, seed: int) -> VAE:
+        """The model with its initial weights, without touching the caller's random state."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return VAE(self.model)
+
+
+def _methods(base: Experiment, T: int = 5) -> dict[str, Experiment]:
+    """The methods compared under one protocol; ``base`` is the plain VAE."""
+    chain = replace(base, model=replace(base.model, T=T))
+    return {
+        "vae": base,
+        "iwae": replace(base, train=replace(base.train, samples=5)),
+        "householder": replace(chain, model=replace(chain.model, kernel="householder")),
+        "hvi": chain,
+        "avo": replace(chain, train=replace(chain.train, avo_share=0.2)),
+    }
+
+
+_REPORT = Experiment(VAEConfig(), TrainConfig(epochs=25, beta=WarmUp(0.2, 2e-4)), "dynamic")
+_PAPER = Experiment(
+    VAEConfig(layers="gated", batch_norm=False, conditioning="weight_norm"),
+    TrainConfig(epochs=400, batch_size=100, lr=5e-4, beta=WarmUp(0.2, 2e-4), patience=50),
+    "fixed",
+)
+_MINIATURE = Experiment(
+    VAEConfig(hidden=(200,), latent=20),
+    TrainConfig(epochs=20, beta=WarmUp(0.2, 2e-3)),
+    "dynamic",
+    images=2000,
+    samples=100,
+)
+
+EXPERIMENTS: dict[str, dict[str, Experiment]] = {
+    "report": _methods(_REPORT),
+    "paper": _methods(_PAPER),
+    "miniature": _methods(_MINIATURE),
+}
+
+
+def find(experiment: str, method: str) -> Experiment:
+    """A named experiment.
+
+    Raises:
+        ValueError: If the name is unknown; the message lists those that exist.
+    """
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"no experiment {experiment!r}; there are {', '.join(EXPERIMENTS)}")
+    if method not in EXPERIMENTS[experiment]:
+        raise ValueError(f"no method {method!r} in {experiment}; there are {', '.join(EXPERIMENTS[experiment])}")
+    return EXPERIMENTS[experiment][method]
+
+
+def result_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
+    """Where a run's result goes."""
+    return folder / experiment / f"{method}-seed{seed}.json"
+
+
+def run(
+    experiment: str,
+    method: str,
+    seed: int = 0,
+    *,
+    results: Path = RESULTS,
+    runs: Path = RUNS,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate and write one result with its weights. An interrupted run goes on where it stopped.
+
+    Args:
+        experiment: Protocol, e.g. ``"report"``.
+        method: Method within it, e.g. ``"avo"``.
+        seed: Of the initial weights, the order and the noise.
+        results: Folder of the results.
+        runs: Folder of the checkpoints.
+        device: Torch device; by default a GPU if there is one.
+
+    Returns:
+        The result as written.
+
+    Raises:
+        ValueError: If there is no such experiment or method.
+    """
+    setup = find(experiment, method)
+    data, model = setup.data(), setup.build(seed)
+    finished = fit(
+        model, data, setup.train, seed=seed, folder=runs / experiment / f"{method}-seed{seed}", device=device
+    )
+    where = next(model.parameters()).device
+    test = log_likelihood_of_test(model, data, setup.samples)
+    result = {
+        "experiment": experiment,
+        "method": method,
+        "seed": seed,
+        "config": {
+            "model": asdict(setup.model),
+            "train": asdict(setup.train) | {"beta": repr(setup.train.beta)},
+            "binarisation": setup.binarisation,
+            "images": setup.images,
+        },
+        "versions": {
+            "avo_lib": avo_lib.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": where.type,
+        },
+        "seconds": round(finished.seconds, 1),
+        "epochs": finished.epoch,
+        "best_epoch": finished.best_epoch,
+        "curve": finished.curve,
+        "train": _bound(model, data.train.images[:BOUND_IMAGES], data.dynamic),
+        "valid": _bound(model, data.valid.images, False),
+        "test": _bound(model, data.test.images, False)
+        | {
+            "nll": test.nll.value,
+            "stderr": test.nll.stderr,
+            "samples": setup.samples,
+            "images": len(data.test),
+            "ess": test.ess.mean().item(),
+            "nll_by_samples": {str(k): value for k, value in test.nll_by_samples.items()},
+        },
+    }
+    file = result_file(experiment, method, seed, results)
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(file.with_suffix(".safetensors"), save(weights))
+    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def log_likelihood_of_test(model: VAE, data: MNIST, samples: int) -> LogLikelihood:
+    """The test log-likelihood with the noise that every result uses."""
+    where = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    return log_likelihood(model, data.test.images.to(where), samples, generator=generator)
+
+
+def _bound(model: VAE, images: torch.Tensor, dynamic: bool) -> dict[str, float]:
+    where = next(model.parameters()).device
+    generator = torch.Generator(where).manual_seed(EVALUATION_SEED)
+    x = images.to(where)
+    if dynamic:
+        x = (torch.rand(x.shape, generator=generator, device=where) < x).float()
+    bound, kl = average_bound(model, x, generator=generator)
+    return {"elbo": bound.value, "kl": kl}
+
+
+def load_model(experiment: str, method: str, seed: int = 0, *, results: Path = RESULTS) -> VAE:
+    """A trained model from its published weights, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If these weights are not there; the message says which command makes them.
+    """
+    model = find(experiment, method).build(seed)
+    file = result_file(experiment, method, seed, results).with_suffix(".safetensors")
+    if not file.is_file():
+        command = f"python -m avo_lib run --experiment {experiment} --method {method} --seed {seed}"
+        raise FileNotFoundError(f"{file} does not exist; make it with: {command}")
+    model.load_state_dict(load_file(file))
+    return model.eval()
+
+
+def sweep(
+    experiment: str,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    *,
+    jobs: int = -1,
+    scheduler: str | None = None,
+    results: Path = RESULTS,
+    runs: Path = RUNS,
+) -> list[Path]:
+    """Run methods × seeds, one process a core; results that exist are skipped.
+
+    Args:
+        experiment: Protocol.
+        methods: Methods within it; all of them if none are named.
+        seeds: Seeds.
+        jobs: Processes at a time; -1 for one a core.
+        scheduler: Address of a dask scheduler to run on instead (the ``cluster`` extra).
+        results: Folder of the results.
+        runs: Folder of the checkpoints.
+
+    Returns:
+        The files of all results asked for.
+
+    Raises:
+        ValueError: If there is no such experiment or method.
+        ImportError: If a scheduler is given and dask is not installed.
+    """
+    if experiment not in EXPERIMENTS:
+        find(experiment, "")
+    methods = methods or tuple(EXPERIMENTS[experiment])
+    for method in methods:
+        find(experiment, method)
+    wanted = [(method, seed) for seed in seeds for method in methods]
+    missing = [one for one in wanted if not result_file(experiment, *one, results).is_file()]
+    backend: dict[str, Any] = {"backend": "loky", "n_jobs": jobs, "inner_max_num_threads": 1}
+    if scheduler is not None:
+        try:
+            from dask.distributed import Client
+        except ImportError as error:
+            raise ImportError("a scheduler needs dask: pip install 'avo-lib[cluster]'") from error
+        Client(scheduler)  # registers itself as joblib's dask backend
+        backend = {"backend": "dask"}
+    with parallel_config(**backend):
+        Parallel()(delayed(_one_thread)(run, experiment, *one, results=results, runs=runs) for one in missing)
+    return [result_file(experiment, *one, results) for one in wanted]
+
+
+def _one_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    torch.set_num_threads(1)
+    function(*args, **kwargs)
+
+
+def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """All results in a folder, in the order of their names.
+
+    Raises:
+        ValueError: If a file is not a result; the message names it.
+    """
+    found = []
+    for file in sorted(folder.glob("*/*.json")):
+        try:
+            result = json.loads(file.read_text())
+            result["test"]["nll"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is not a result: {error!r}. Delete it and run that experiment again") from error
+        found.append(result)
+    return found
+
+
+def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each experiment and method: means over seeds in nats.
+
+    The standard error is that between seeds where there are three or more; else that over test images, which says how
+    well one trained model is measured, not how much training varies.
+    """
+    rows = pd.json_normalize(list(results))
+    grouped = rows.groupby(["experiment", "method"], sort=False)
+    between = grouped["test.nll"].sem()
+    within = grouped["test.stderr"].mean()
+    frame = pd.DataFrame(
+        {
+            "seeds": grouped.size(),
+            "train −ELBO": -grouped["train.elbo"].mean(),
+            "test −ELBO": -grouped["test.elbo"].mean(),
+            "KL": grouped["test.kl"].mean(),
+            "test NLL": grouped["test.nll"].mean(),
+            "± s.e.": between.where(grouped.size() >= 3, within),
+            "K": grouped["test.samples"].first(),
+            "ESS/K": grouped["test.ess"].mean() / grouped["test.samples"].first(),
+            "s/epoch": grouped["seconds"].mean() / grouped["epochs"].mean(),
+        }
+    )
+    return frame.reset_index()

@@ -1,0 +1,48 @@
+"""Transition kernels: how a chain moves, and what each move costs.
+
+Every kernel pairs a forward density q(z | z_prev) with a reverse density r(z_prev | z) and obeys one contract, the
+:class:`Kernel` protocol. For learned kernels both are networks; for a deterministic map the ratio is its log
+determinant; for an MCMC kernel that leaves f invariant, r is the kernel's reversal and the ratio is
+log f(z_prev) − log f(z), which turns a chain's weight into that of annealed importance sampling.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from avo_lib.kernels.gated import GatedKernel
+from avo_lib.kernels.hamiltonian import HMC, tune_step_sizes
+from avo_lib.kernels.householder import Householder
+from avo_lib.numerics import Noise
+from avo_lib.paths import LogDensity
+
+
+class Kernel(Protocol):
+    """A forward and a reverse transition density, sampled and weighed together."""
+
+    def forward(
+        self, z_prev: Tensor, log_f: LogDensity, context: Tensor | None, *, generator: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Draw z ~ q(z | z_prev).
+
+        Args:
+            z_prev: Where the chain is, ``(..., dim)``.
+            log_f: The target of this step; learned kernels ignore it, MCMC kernels leave it invariant.
+            context: Features of the datum ``(..., context_dim)``, or None.
+            generator: Source of the noise.
+
+        Returns:
+            z ``(..., dim)`` and log r(z_prev | z) − log q(z | z_prev) in nats, ``(...)``.
+        """
+        ...
+
+    def reverse(
+        self, z: Tensor, log_f: LogDensity, context: Tensor | None, *, generator: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Draw z_prev ~ r(z_prev | z); returns z_prev and the same log ratio, log r(z_prev | z) − log q(z | z_prev)."""
+        ...
+
+
+__all__ = ["HMC", "GatedKernel", "Householder", "Kernel", "tune_step_sizes"]

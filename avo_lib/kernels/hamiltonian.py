@@ -1,0 +1,120 @@
+"""Hamiltonian Monte Carlo with an exact Metropolis step, tuned in a pilot run and then frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from avo_lib.numerics import Noise, standard_normal, sum_last
+from avo_lib.paths import LogDensity, Path
+
+
+def _value_and_gradient(log_f: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = log_f(z)
+        (gradient,) = torch.autograd.grad(value.sum(), z)
+    return value.detach(), gradient
+
+
+@dataclass(frozen=True)
+class HMC:
+    r"""One HMC transition that leaves f exactly invariant (Duane et al. 1987; Neal 2011, arXiv 1206.1901).
+
+    The leapfrog carries its gradient from one step to the next: L + 1 gradients for L steps. Being reversible with
+    respect to f, the kernel is its own reversal, and its log ratio is :math:`\log f(z_{prev}) - \log f(z)`. A step
+    whose energy is not finite is rejected.
+
+    The step size is fixed. A step size that adapts to the chain's own past breaks invariance, and with it every bound
+    that annealed importance sampling gives: tune with :func:`tune_step_sizes`, then run anew.
+
+    Attributes:
+        step_size: Leapfrog step.
+        leapfrog_steps: Number L of leapfrog steps in a transition.
+
+    >>> kernel = HMC(step_size=0.5, leapfrog_steps=4)
+    >>> z, log_ratio = kernel.forward(torch.zeros(100, 2), lambda z: -0.5 * z.square().sum(-1), None)
+    >>> z.shape, log_ratio.shape
+    (torch.Size([100, 2]), torch.Size([100]))
+    """
+
+    step_size: float
+    leapfrog_steps: int = 10
+
+    def forward(
+        self, z_prev: Tensor, log_f: LogDensity, context: Tensor | None = None, *, generator: Noise = None
+    ) -> tuple[Tensor, Tensor]:
+        """Propose and accept or reject; see :class:`avo_lib.kernels.Kernel`."""
+        z, log_ratio, _ = self.transition(z_prev, log_f, generator=generator)
+        return z, log_ratio
+
+    def reverse(
+        self, z: Tensor, log_f: LogDensity, context: Tensor | None = None, *, generator: Noise = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same transition, by reversibility."""
+        z_prev, log_ratio, _ = self.transition(z, log_f, generator=generator)
+        return z_prev, -log_ratio
+
+    def transition(self, z: Tensor, log_f: LogDensity, *, generator: Noise = None) -> tuple[Tensor, Tensor, Tensor]:
+        """One transition with its diagnostics.
+
+        Returns:
+            The new point ``(..., dim)``, log f(old) − log f(new) ``(...)``, and the acceptance probability ``(...)``.
+        """
+        log_f_old, gradient = _value_and_gradient(log_f, z)
+        momentum = standard_normal(z, generator)
+        kinetic_old = 0.5 * sum_last(momentum.square())
+        proposal, log_f_new = z.detach(), log_f_old
+        for _ in range(self.leapfrog_steps):
+            momentum = momentum + 0.5 * self.step_size * gradient
+            proposal = proposal + self.step_size * momentum
+            log_f_new, gradient = _value_and_gradient(log_f, proposal)
+            momentum = momentum + 0.5 * self.step_size * gradient
+        log_accept = log_f_new - log_f_old + kinetic_old - 0.5 * sum_last(momentum.square())
+        # log Phi of a normal draw is the log of a uniform one: one kind of noise is enough.
+        threshold = torch.special.log_ndtr(standard_normal(z[..., :1], generator)[..., 0])
+        accept = threshold < log_accept  # False for NaN: a divergence is a rejection
+        moved = torch.where(accept[..., None], proposal, z.detach())
+        log_ratio = torch.where(accept, log_f_old - log_f_new, torch.zeros_like(log_f_old))
+        return moved, log_ratio, log_accept.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
+
+
+def tune_step_sizes(
+    path: Path,
+    start: Callable[[], Tensor],
+    *,
+    leapfrog_steps: int = 10,
+    step_size: float = 0.5,
+    acceptance: float = 0.65,
+    adaptations: int = 8,
+    generator: Noise = None,
+) -> list[HMC]:
+    """Find a step size for each target of a path in a pilot run, and freeze it.
+
+    The pilot chains go once along the path; at every target the step size is halved or enlarged until the mean
+    acceptance is near the wanted one. Discard the pilot chains: only the step sizes are kept.
+
+    Args:
+        path: The targets f_0 … f_T.
+        start: Draws the pilot chains' first points ``(chains, dim)`` from the proposal.
+        leapfrog_steps: Leapfrog steps of every kernel.
+        step_size: First guess.
+        acceptance: Wanted mean acceptance probability; 0.65 is optimal in high dimension (Neal 2011).
+        adaptations: Transitions at each target.
+        generator: Source of the noise.
+
+    Returns:
+        T frozen kernels, for f_1 … f_T.
+    """
+    kernels: list[HMC] = []
+    kernel, z = HMC(step_size, leapfrog_steps), start()
+    for t in range(1, len(path.alphas)):
+        for i in range(adaptations):
+            z, _, accepted = kernel.transition(z, lambda z: path.log_density(t, z), generator=generator)  # noqa: B023
+            factor = 2 ** ((accepted.mean().item() - acceptance) * 2 / (1 + i) ** 0.5)
+            kernel = replace(kernel, step_size=kernel.step_size * factor)
+        kernels.append(kernel)
+    return kernels

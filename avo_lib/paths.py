@@ -1,0 +1,225 @@
+"""Annealing paths between a base density and a target, and the schedules of alpha and beta.
+
+``alpha`` is the exponent of the target (alpha < 1 heats it); ``beta`` multiplies the Kullback-Leibler term (beta < 1
+cools). They are different temperatures: the paths here carry both, and say where each one acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+LogDensity = Callable[[Tensor], Tensor]
+"""A log density in nats, possibly unnormalised: points ``(..., dim)`` to ``(...)``."""
+
+
+class Path(Protocol):
+    """What a chain asks of its path: the targets f_0 … f_T."""
+
+    alphas: Tensor
+
+    def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
+        """Log f_t(z) in nats, ``(..., dim)`` to ``(...)``."""
+        ...
+
+    def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
+        """Log f_t(z_t) for t = 1 … T at once, ``(T, ..., dim)`` to ``(T, ...)``; see :class:`AmortisedPath`."""
+        ...
+
+
+def _check_alphas(alphas: Tensor) -> Tensor:
+    if alphas.dim() != 1 or alphas[-1] != 1 or bool((alphas.diff() < 0).any()) or (len(alphas) > 1 and alphas[0] != 0):
+        raise ValueError(f"alphas must rise from 0 to 1 along one axis, got {alphas.tolist()}")
+    return alphas
+
+
+class GeometricPath:
+    r"""The geometric path :math:`\log f_t = (1-\alpha_t)\log f_0 + \alpha_t\log f_T` between two densities.
+
+    An energy has no prior, so ``beta`` does not act on f_t here; it weighs the kernels' log ratios (see
+    :meth:`avo_lib.chain.Trajectory.log_w`), as in appendix D of Huang et al. 2018 (arXiv 1809.01818).
+
+    Args:
+        log_f0: Log density of the base.
+        log_fT: Log density of the target, up to its log Z.
+        alphas: Exponents of the target ``(T + 1,)``, rising from 0 to 1.
+
+    Raises:
+        ValueError: If ``alphas`` does not rise from 0 to 1.
+
+    >>> path = GeometricPath(lambda z: 0 * z[..., 0], lambda z: -z[..., 0].square(), linear_alphas(4))
+    >>> path.log_density(2, torch.tensor([[2.0]])).tolist()
+    [-2.0]
+    """
+
+    def __init__(self, log_f0: LogDensity, log_fT: LogDensity, alphas: Tensor) -> None:
+        self.log_f0, self.log_fT, self.alphas = log_f0, log_fT, _check_alphas(alphas)
+
+    def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
+        """Log f_t(z) in nats; the ends never multiply an infinite log density by zero."""
+        if t == len(self.alphas) - 1:
+            return self.log_fT(z)
+        if t == 0:
+            return self.log_f0(z)
+        return torch.lerp(self.log_f0(z), self.log_fT(z), self.alphas[t].to(z.dtype))
+
+    def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
+        """Log f_t(z_t) for t = 1 … T from one call of each end."""
+        last = self.log_fT(zs[-1:])
+        if len(zs) == 1:
+            return last
+        alpha = self.alphas[1:-1].to(zs.dtype).reshape(-1, *[1] * (zs.dim() - 2))
+        return torch.cat([torch.lerp(self.log_f0(zs[:-1]), self.log_fT(zs[:-1]), alpha), last])
+
+
+class AmortisedPath:
+    r"""The path of a latent-variable model, :math:`f_t(z) = p(z)^\beta\,p(x\mid z)^{\alpha_t}`.
+
+    With beta = 1 this is the geometric path from the prior to the joint density p(z) p(x|z). The model belongs to the
+    *last* target alone: it must not learn from the intermediate ones, on whose broad samples it would learn to blur.
+    :meth:`log_ladder` therefore takes the terms t < T from ``log_likelihood_frozen``.
+
+    Args:
+        log_prior: Log p(z).
+        log_likelihood: Log p(x|z) with gradients to the model's parameters.
+        log_likelihood_frozen: The same values with the parameters held constant.
+        alphas: Exponents of the likelihood ``(T + 1,)``, rising from 0 to 1.
+
+    Raises:
+        ValueError: If ``alphas`` does not rise from 0 to 1.
+    """
+
+    def __init__(
+        self, log_prior: LogDensity, log_likelihood: LogDensity, log_likelihood_frozen: LogDensity, alphas: Tensor
+    ) -> None:
+        self.log_prior, self.log_likelihood = log_prior, log_likelihood
+        self.log_likelihood_frozen, self.alphas = log_likelihood_frozen, _check_alphas(alphas)
+
+    def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
+        """Beta log p(z) + alpha_t log p(x|z) in nats."""
+        log_prior = beta * self.log_prior(z)
+        alpha = self.alphas[t].item()
+        return log_prior if alpha == 0 else log_prior + alpha * self.log_likelihood(z)
+
+    def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
+        """Log f_t(z_t) for t = 1 … T; one stacked call for all t < T, with the model held constant."""
+        log_likelihood = self.log_likelihood(zs[-1:])
+        if len(zs) > 1:
+            alpha = self.alphas[1:-1].to(zs.dtype).reshape(-1, *[1] * (zs.dim() - 2))
+            log_likelihood = torch.cat([alpha * self.log_likelihood_frozen(zs[:-1]), log_likelihood])
+        return beta * self.log_prior(zs) + log_likelihood
+
+
+def linear_alphas(T: int) -> Tensor:
+    """Alpha_t = t / T, the schedule of Huang et al. 2018, ``(T + 1,)``; with T = 0 there is only the target.
+
+    >>> linear_alphas(4).tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    return torch.linspace(0, 1, T + 1) if T else torch.ones(1)
+
+
+def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
+    """Alphas on a sigmoid from 0 to 1, densest near both ends, as is usual for AIS (Wu et al. 2017, arXiv 1611.04273).
+
+    Args:
+        T: The number of steps.
+        sharpness: Half the width of the sigmoid's argument; tends to linear as it tends to 0.
+
+    Returns:
+        Alphas ``(T + 1,)``.
+
+    >>> [round(a, 3) for a in sigmoidal_alphas(4).tolist()]
+    [0.0, 0.105, 0.5, 0.895, 1.0]
+    """
+    s = torch.sigmoid(torch.linspace(-sharpness, sharpness, T + 1))
+    return (s - s[0]) / (s[-1] - s[0])
+
+
+class LearnedAlphas(nn.Module):
+    """A schedule with learnable increments, softmax-normalised so that it always rises from 0 to 1.
+
+    AVO and the ELBO of learned kernels do not depend on the alphas (their weights telescope); objectives in which the
+    kernels see f_t, or that look at single steps, do.
+
+    Args:
+        T: The number of steps.
+
+    >>> LearnedAlphas(4)().tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+
+    def __init__(self, T: int) -> None:
+        super().__init__()
+        self.log_increments = nn.Parameter(torch.zeros(T))
+
+    def forward(self) -> Tensor:
+        """Alphas ``(T + 1,)``, differentiable; the last is 1 exactly."""
+        rising = self.log_increments.softmax(0).cumsum(0)[:-1]
+        return torch.cat([rising.new_zeros(1), rising, rising.new_ones(1)])
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same beta at every step; anything but 1 trains another model than the ELBO does.
+
+    >>> Constant()(100)
+    1.0
+    """
+
+    beta: float = 1.0
+
+    def __call__(self, step: int) -> float:
+        """Beta at a step."""
+        return self.beta
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Beta rises by ``rate`` a step from ``start`` until it is 1 (Bowman et al. 2016; Sønderby et al. 2016).
+
+    Attributes:
+        start: Beta at step 0.
+        rate: What each step adds.
+
+    >>> WarmUp(start=0.2, rate=2e-4)(1000)
+    0.4
+    """
+
+    start: float
+    rate: float
+
+    def __call__(self, step: int) -> float:
+        """Beta at a step."""
+        return min(1.0, self.start + self.rate * step)
+
+
+@dataclass(frozen=True)
+class Cyclical:
+    """Beta rises from 0 to 1 over the first ``ramp`` of every period, then stays (Fu et al. 2019, arXiv 1903.10145).
+
+    Attributes:
+        period: Steps in a cycle.
+        ramp: Share of a cycle in which beta rises.
+        cycles: Number of cycles; beta is 1 after the last.
+
+    >>> [Cyclical(period=10, ramp=0.5, cycles=1)(step) for step in (0, 2, 5, 10)]
+    [0.0, 0.4, 1.0, 1.0]
+    """
+
+    period: int
+    ramp: float = 0.5
+    cycles: int = 4
+
+    def __call__(self, step: int) -> float:
+        """Beta at a step."""
+        if step >= self.period * self.cycles:
+            return 1.0
+        return min(1.0, (step % self.period) / (self.ramp * self.period))
+
+
+BetaSchedule = Constant | WarmUp | Cyclical

@@ -1,0 +1,274 @@
+"""Targets with a known answer: six energies, Gaussian mixtures and a linear-Gaussian model.
+
+The literature calls the six functions "energies"; what is given here is log f, minus the energy. Each comes with its
+exact log Z, so that a fit can be judged in nats and not by eye.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from avo_lib.numerics import log_normal, sum_last
+
+
+@dataclass(frozen=True)
+class Target:
+    """An unnormalised density on the plane with its exact log Z.
+
+    Attributes:
+        name: For titles and messages.
+        log_density: Log f in nats, ``(..., 2)`` to ``(...)``.
+        log_z: Log of the integral of f, in nats.
+        sampler: Draws ``(n, 2)`` exact samples, where a sampler exists.
+    """
+
+    name: str
+    log_density: Callable[[Tensor], Tensor]
+    log_z: float
+    sampler: Callable[[int, torch.Generator | None], Tensor] | None = None
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Exact draws ``(n, 2)``.
+
+        Raises:
+            ValueError: If this target has no exact sampler.
+        """
+        if self.sampler is None:
+            raise ValueError(f"{self.name} has no exact sampler; energies d, e and f and the mixtures have one")
+        return self.sampler(n, generator)
+
+
+def quadrature_log_z(log_density: Callable[[Tensor], Tensor], box: float = 20.0, points: int = 1601) -> float:
+    """Log of the integral of a density on the plane, by the trapezoidal rule on a square grid in float64.
+
+    Args:
+        log_density: Log f in nats, ``(..., 2)`` to ``(...)``.
+        box: Half the side of the square around the origin.
+        points: Grid points along each side.
+
+    Returns:
+        Log Z in nats.
+
+    >>> round(quadrature_log_z(lambda z: -0.5 * z.square().sum(-1)) - math.log(2 * math.pi), 6)
+    0.0
+    """
+    axis = torch.linspace(-box, box, points, dtype=torch.float64)
+    step = axis[1] - axis[0]
+    rows = [log_density(torch.stack(torch.meshgrid(part, axis, indexing="ij"), -1)) for part in axis.split(200)]
+    return (torch.cat(rows).flatten().logsumexp(0) + 2 * step.log()).item()
+
+
+def _log_sum(*terms: Tensor) -> Tensor:
+    """Log of a sum of exponentials over a leading axis: several times faster than over a tiny trailing one."""
+    return torch.stack(terms).logsumexp(0)
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """A mixture of isotropic Gaussians on the plane, normalised (log Z = 0).
+
+    Attributes:
+        weights: Positive, summing to 1.
+        means: One centre ``(z1, z2)`` for each component.
+        std: Standard deviation of every component along each axis.
+
+    >>> mixture = GaussianMixture((0.3, 0.7), ((-2.0, 0.0), (2.0, 0.0)), 0.5)
+    >>> mixture.sample(4, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 2])
+    """
+
+    weights: Sequence[float]
+    means: Sequence[tuple[float, float]]
+    std: float
+    log_z: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Weights must be a distribution over the means."""
+        if len(self.weights) != len(self.means) or min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-9:
+            raise ValueError(f"need one positive weight a component, summing to 1; got {tuple(self.weights)}")
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Log density in nats, ``(..., 2)`` to ``(...)``."""
+        normaliser = -math.log(2 * math.pi * self.std**2)
+        terms = [
+            math.log(w) + normaliser - ((z[..., 0] - m1).square() + (z[..., 1] - m2).square()) / (2 * self.std**2)
+            for w, (m1, m2) in zip(self.weights, self.means, strict=True)
+        ]
+        return _log_sum(*terms)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Exact draws ``(n, 2)``."""
+        component = torch.multinomial(torch.tensor(self.weights), n, replacement=True, generator=generator)
+        centres = torch.tensor(self.means, dtype=torch.get_default_dtype())[component]
+        return centres + self.std * torch.randn(n, 2, generator=generator)
+
+
+def _half_square(x: Tensor, scale: float) -> Tensor:
+    return -0.5 * (x / scale).square()
+
+
+def _ring_with_two_modes(z: Tensor) -> Tensor:
+    ring = _half_square(sum_last(z.square()).sqrt() - 2, 0.4)
+    return ring + _log_sum(_half_square(z[..., 0] - 2, 0.6), _half_square(z[..., 0] + 2, 0.6))
+
+
+def _broken_ring(shrink: float) -> Callable[[Tensor], Tensor]:
+    def log_density(z: Tensor) -> Tensor:
+        z1, z2 = z[..., 0], z[..., 1]
+        ring = _half_square(shrink * sum_last(z.square()).sqrt() - 2, 0.5)
+        return ring + _log_sum(
+            _half_square(z1 - 2, 0.6), _half_square(2 * torch.sin(z1), 1.0), _half_square(z1 + z2 + 2.5, 0.6)
+        )
+
+    return log_density
+
+
+def _ellipse(z: Tensor) -> Tensor:
+    return -(2 - (z[..., 0].square() + 0.5 * z[..., 1].square()).sqrt()).square()
+
+
+def _wave(z1: Tensor) -> Tensor:
+    return torch.sin(0.5 * math.pi * z1)
+
+
+def _bump(z1: Tensor) -> Tensor:
+    return 3 * torch.exp(_half_square(z1 - 2, 1.0))
+
+
+def _wavy_ridge(z: Tensor) -> Tensor:
+    return _half_square(z[..., 1] - _wave(z[..., 0]), 0.4) - 0.1 * z[..., 0].square()
+
+
+def _two_ridges(z: Tensor) -> Tensor:
+    offset = z[..., 1] - _wave(z[..., 0])
+    ridges = _log_sum(_half_square(offset, 0.35), _half_square(offset + _bump(z[..., 0]), 0.35))
+    return ridges - 0.05 * z[..., 0].square()
+
+
+def _sample_wavy_ridge(n: int, generator: torch.Generator | None) -> Tensor:
+    noise = torch.randn(n, 2, generator=generator)
+    z1 = math.sqrt(5) * noise[:, 0]
+    return torch.stack([z1, _wave(z1) + 0.4 * noise[:, 1]], -1)
+
+
+def _sample_two_ridges(n: int, generator: torch.Generator | None) -> Tensor:
+    noise, lower = torch.randn(n, 2, generator=generator), torch.rand(n, generator=generator) < 0.5
+    z1 = math.sqrt(10) * noise[:, 0]
+    return torch.stack([z1, _wave(z1) - lower * _bump(z1) + 0.35 * noise[:, 1]], -1)
+
+
+_FOUR_WEIGHTS = (0.1, 0.3, 0.4, 0.2)
+_FOUR_PAPER = GaussianMixture(_FOUR_WEIGHTS, ((-2, 0), (2, 0), (0, 2), (0, -2)), math.sqrt(0.2))
+_FOUR_RELEASED = GaussianMixture(_FOUR_WEIGHTS, ((-2.5, 0), (2.5, 0), (0, 2.5), (0, -2.5)), math.sqrt(0.375))
+
+ENERGIES = "abcdef"
+VARIANTS = ("paper", "released")
+
+
+def energy(name: str, variant: str = "released") -> Target:
+    r"""One of the six energies of Huang et al. 2018 (arXiv 1809.01818, Table 2), as log f.
+
+    The authors' released code, from which their figures come, differs from the printed table in two: b has the radius
+    :math:`\sqrt{\|z\|^2/2}` for :math:`\|z\|/2`, and d has its modes at distance 2.5 with variance 0.375 and a log Z
+    of 2.5 − log 4. Where a closed form of log Z exists (c to f) it is used; a and b are integrated numerically.
+
+    Args:
+        name: One of ``"a"`` to ``"f"``.
+        variant: ``"released"`` or ``"paper"``; the same for a, c, e and f.
+
+    Returns:
+        The target, with an exact sampler for d, e and f.
+
+    Raises:
+        ValueError: If there is no such energy or variant.
+
+    >>> round(energy("e").log_z, 5)
+    1.72631
+    """
+    if name not in tuple(ENERGIES) or variant not in VARIANTS:
+        raise ValueError(
+            f"energies are {', '.join(ENERGIES)} in the variants {', '.join(VARIANTS)}, not {name, variant}"
+        )
+    label = f"energy {name}" + (f" ({variant})" if name in "bd" else "")
+    if name == "a":
+        return Target(label, _ring_with_two_modes, quadrature_log_z(_ring_with_two_modes))
+    if name == "b":
+        log_density = _broken_ring(0.5 if variant == "paper" else math.sqrt(0.5))
+        return Target(label, log_density, quadrature_log_z(log_density))
+    if name == "c":
+        radial = 0.5 * math.exp(-4) + math.sqrt(math.pi) * (1 + math.erf(2))
+        return Target(label, _ellipse, math.log(2 * math.pi * math.sqrt(2) * radial))
+    if name == "d":
+        mixture, log_z = (_FOUR_PAPER, 0.0) if variant == "paper" else (_FOUR_RELEASED, 2.5 - math.log(4))
+        return Target(
+            label,
+            lambda z: mixture.log_density(z) + log_z,
+            log_z,
+            lambda n, generator: mixture.sample(n, generator=generator),
+        )
+    if name == "e":
+        return Target(label, _wavy_ridge, math.log(2 * math.pi * math.sqrt(5) * 0.4), _sample_wavy_ridge)
+    return Target(label, _two_ridges, math.log(4 * math.pi * math.sqrt(10) * 0.35), _sample_two_ridges)
+
+
+class LinearGaussian:
+    r"""The model z ~ N(0, I), x | z ~ N(W z + b, s² I), in which every annealed posterior is known.
+
+    It is probabilistic PCA. With exponent alpha on the likelihood,
+    :math:`f_\alpha(z) = p(z)\,p(x\mid z)^\alpha` is Gaussian in z with precision
+    :math:`I + \alpha W^\top W/s^2`.
+
+    Args:
+        weight: W, ``(data_dim, dim)``.
+        bias: b, ``(data_dim,)``.
+        noise_std: s, positive.
+
+    >>> model = LinearGaussian(torch.eye(2), torch.zeros(2), 1.0)
+    >>> mean, covariance = model.posterior(torch.tensor([2.0, 0.0]))
+    >>> mean.tolist(), covariance.diagonal().tolist()
+    ([1.0, 0.0], [0.5, 0.5])
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, noise_std: float) -> None:
+        if weight.dim() != 2 or bias.shape != weight.shape[:1] or noise_std <= 0:
+            raise ValueError(
+                f"need weight (data_dim, dim), bias (data_dim,) and noise_std > 0; got {tuple(weight.shape)}, "
+                f"{tuple(bias.shape)} and {noise_std}"
+            )
+        self.weight, self.bias, self.noise_std = weight, bias, noise_std
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        return self.weight.T @ self.weight / self.noise_std**2
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats."""
+        return log_normal(z)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """Log p(x|z) in nats, ``(..., data_dim)`` and ``(..., dim)`` to ``(...)``."""
+        return log_normal(x, z @ self.weight.T + self.bias, self.noise_std)
+
+    def posterior(self, x: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Mean ``(..., dim)`` and covariance ``(dim, dim)`` of the normalised p(z) p(x|z)^alpha."""
+        covariance = torch.linalg.inv(torch.eye(len(self._gram), dtype=x.dtype) + alpha * self._gram)
+        mean = alpha * (x - self.bias) @ self.weight @ covariance / self.noise_std**2
+        return mean, covariance
+
+    def log_z(self, x: Tensor, alpha: float = 1.0) -> Tensor:
+        """Log of the integral of p(z) p(x|z)^alpha, in nats, ``(...)``; for alpha = 1 it is log p(x)."""
+        mean, covariance = self.posterior(x, alpha)
+        at_mean = self.log_prior(mean) + alpha * self.log_likelihood(x, mean)
+        return at_mean + 0.5 * (torch.logdet(covariance) + len(covariance) * math.log(2 * math.pi))
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Exact draws of (z, x), ``(n, dim)`` and ``(n, data_dim)``."""
+        z = torch.randn(n, self.weight.shape[1], dtype=self.weight.dtype, generator=generator)
+        noise = torch.randn(n, len(self.bias), dtype=self.weight.dtype, generator=generator)
+        return z, z @ self.weight.T + self.bias + self.noise_std * noise

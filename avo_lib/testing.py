@@ -1,0 +1,79 @@
+"""Statistical assertions and checked claims, for tests and chapters alike."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from avo_lib.estimate import Estimate
+
+
+def assert_mean(x: Tensor, truth: Tensor | float, *, resolution: float, z: float = 5.0) -> None:
+    """Assert that draws have the given mean: a z-test that also asserts its own power.
+
+    At z = 5 a true statement fails once in two million comparisons. A test without power passes everything, so the
+    standard error must also be below ``resolution``, the smallest error that would matter.
+
+    Args:
+        x: Independent draws ``(n, ...)``; every entry of the trailing axes is a comparison.
+        truth: The claimed mean, broadcastable to the trailing axes.
+        resolution: Upper limit on the standard error.
+        z: Allowed distance in standard errors.
+
+    Raises:
+        AssertionError: If the mean is off, or if the test could not have told.
+
+    >>> assert_mean(torch.randn(10_000, generator=torch.Generator().manual_seed(0)), 0.0, resolution=0.02)
+    """
+    mean, stderr = x.mean(0), x.std(0) / len(x) ** 0.5
+    if not bool((stderr < resolution).all()):
+        raise AssertionError(f"no power: standard error {stderr.max().item():.3g}, need less than {resolution:.3g}")
+    distance = ((mean - truth).abs() / (stderr + 1e-12)).max().item()
+    if not distance < z:
+        raise AssertionError(f"mean {mean.tolist()} is {distance:.1f} standard errors from {truth}")
+
+
+def assert_unbiased_weights(log_w: Tensor, log_z: float, *, resolution: float, z: float = 5.0) -> None:
+    """Assert E w = Z; only for weights with a small variance, else order bounds with :func:`assert_bracket`.
+
+    Args:
+        log_w: Independent log weights ``(n,)`` in nats.
+        log_z: The exact log Z in nats.
+        resolution: Upper limit on the standard error of the mean of w / Z.
+        z: Allowed distance in standard errors.
+
+    Raises:
+        AssertionError: As for :func:`assert_mean`.
+    """
+    assert_mean((log_w - log_z).exp(), 1.0, resolution=resolution, z=z)
+
+
+def assert_bracket(lower: Estimate, truth: float, upper: Estimate, *, width: float, z: float = 5.0) -> None:
+    """Assert lower ≤ truth ≤ upper in units of standard error, in a bracket no wider than ``width``.
+
+    Raises:
+        AssertionError: If a bound lies on the wrong side, or if the bracket says too little.
+    """
+    if lower.kind != "lower" or upper.kind != "upper":
+        raise AssertionError(f"need a lower and an upper bound, got {lower.kind} and {upper.kind}")
+    if upper.value - lower.value + z * (lower.stderr + upper.stderr) > width:
+        raise AssertionError(f"no power: the bracket [{lower}, {upper}] is wider than {width}")
+    if lower.value - truth > z * lower.stderr + 1e-12 or truth - upper.value > z * upper.stderr + 1e-12:
+        raise AssertionError(f"{truth} is not between {lower} and {upper}")
+
+
+def claim(sentence: str, holds: bool | Tensor) -> None:
+    """Print a sentence with a tick, or fail: every empirical statement of a chapter has one.
+
+    Args:
+        sentence: What is claimed.
+        holds: Whether it is true in this run.
+
+    Raises:
+        AssertionError: If it is not.
+
+    >>> claim("two and two make four", 2 + 2 == 4)
+    ✓ two and two make four
+    """
+    if not bool(holds):
+        raise AssertionError(f"does not hold: {sentence}")
+    print(f"✓ {sentence}")

@@ -1,0 +1,99 @@
+"""The one weight, exactly."""
+
+import pytest
+import torch
+from exact import linear_gaussian_chain
+
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.kernels import HMC, GatedKernel
+from avo_lib.paths import GeometricPath, linear_alphas
+from avo_lib.targets import ENERGIES, VARIANTS, GaussianMixture, energy
+from avo_lib.testing import assert_mean, assert_unbiased_weights
+
+
+@pytest.mark.parametrize("rho", [-0.7, 0.0, 0.5])
+def test_exact_couplings_have_zero_variance(rho, generator):
+    """Any coupling of neighbouring targets with its two conditionals is optimal: the optimum is not unique."""
+    chain, log_z = linear_gaussian_chain(rho=rho)
+    trajectory = chain.sample((50,), generator=generator)
+    steps = torch.tensor(log_z).diff()
+    torch.testing.assert_close(trajectory.log_v(), steps[:, None].expand(-1, 50), rtol=0, atol=1e-9)
+    torch.testing.assert_close(trajectory.log_w(), torch.full((50,), log_z[-1]), rtol=0, atol=1e-9)
+    assert log_z[-1] == pytest.approx(1.7)
+
+
+def test_reverse_trajectories_have_the_same_weight(generator):
+    chain, log_z = linear_gaussian_chain()
+    back = chain.sample_reverse(torch.randn(50, 1, generator=generator), generator=generator)
+    torch.testing.assert_close(back.log_w(), torch.full((50,), log_z[-1]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_increments_telescope_to_the_weight(detach, generator):
+    target = energy("a")
+    base = Gaussian(torch.ones(2), torch.full((2,), 2.0))  # not f_0: the first term must count
+    path = GeometricPath(lambda z: -0.5 * z.square().sum(-1), target.log_density, linear_alphas(4))
+    chain = Chain(base, [GatedKernel(2, 8) for _ in range(4)], path)
+    trajectory = chain.sample((20,), detach=detach, generator=generator)
+    for beta in (1.0, 0.3):
+        start = path.log_density(0, trajectory.z[0], beta) - beta * trajectory.log_q0
+        torch.testing.assert_close(start + trajectory.log_v(beta).sum(0), trajectory.log_w(beta))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ENERGIES)
+def test_untrained_kernels_are_unbiased(name, variant, generator):
+    """E w = Z_T for any kernels. The base is wide and the kernels near the identity, to keep the variance small."""
+    target = energy(name, variant)
+    base = Gaussian(torch.zeros(2), torch.full((2,), 3.0))
+    path = GeometricPath(base.log_prob, target.log_density, linear_alphas(3))
+    kernels = [GatedKernel(2, 16, std_init=0.5, gate_bias=-6.0) for _ in range(3)]
+    chain = Chain(base, kernels, path)
+    with torch.no_grad():
+        for kernel in kernels:  # far out a random gate may open, and a few weights then carry all
+            for operator in (kernel.q, kernel.r):
+                operator.heads.scale *= 0.1
+        log_w = chain.sample((200_000,), generator=generator).log_w()
+    assert_unbiased_weights(log_w, target.log_z, resolution=0.02)
+
+
+def test_hmc_increments_are_neals(generator):
+    """With kernels that leave f_t invariant, log v_t = log f_t(z_{t−1}) − log f_{t−1}(z_{t−1})."""
+    target = GaussianMixture((0.3, 0.7), ((-2.0, 0.0), (2.0, 1.0)), 0.7)
+    base = Gaussian(torch.zeros(2), torch.full((2,), 2.0))
+    path = GeometricPath(base.log_prob, target.log_density, linear_alphas(5))
+    trajectory = Chain(base, [HMC(0.4, 3)] * 5, path).sample((30,), generator=generator)
+    neal = [
+        path.log_density(t, trajectory.z[t - 1]) - path.log_density(t - 1, trajectory.z[t - 1]) for t in range(1, 6)
+    ]
+    torch.testing.assert_close(trajectory.log_v(), torch.stack(neal))
+
+
+def test_no_kernels_is_plain_variational_inference(generator):
+    base = Gaussian(torch.zeros(2), torch.ones(2))
+    path = GeometricPath(base.log_prob, lambda z: base.log_prob(z) + 0.7, linear_alphas(0))
+    torch.testing.assert_close(Chain(base, [], path).sample((9,), generator=generator).log_w(), torch.full((9,), 0.7))
+
+
+def test_axes_and_seeds_are_leading(generator):
+    """(samples, seeds, points, dim): a set of seeds is one batched run."""
+    base = Gaussian(torch.zeros(7, 2), torch.ones(7, 2))
+    path = GeometricPath(base.log_prob, energy("d").log_density, linear_alphas(2))
+    kernels = [GatedKernel(2, 8, batch=(3,)) for _ in range(2)]
+    trajectory = Chain(base, kernels, path).sample((5, 3), generator=generator)
+    assert trajectory.log_w().shape == (5, 3, 7)
+    assert trajectory.log_v().shape == (2, 5, 3, 7)
+
+
+def test_a_path_of_another_length_is_refused():
+    base = Gaussian(torch.zeros(2), torch.ones(2))
+    with pytest.raises(ValueError, match="3 kernels need 4 alphas, but the path has 3"):
+        Chain(base, [HMC(0.1)] * 3, GeometricPath(base.log_prob, base.log_prob, linear_alphas(2)))
+
+
+def test_gaussian_draws_match_their_density(generator):
+    proposal = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))
+    z, log_q = proposal.sample((100_000,), generator=generator)
+    torch.testing.assert_close(log_q, proposal.log_prob(z))
+    assert_mean(z, proposal.mean, resolution=0.01)
+    assert_mean((z - proposal.mean).square(), proposal.std.square(), resolution=0.05)
