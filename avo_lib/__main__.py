@@ -12,7 +12,8 @@ import tyro
 
 from avo_lib import experiments
 from avo_lib.data import DataError
-from avo_lib.experiments import EXPERIMENTS, RESULTS, RUNS
+from avo_lib.experiments import EXPERIMENTS, RUNS
+from avo_lib.results import RESULTS, load_results, table
 
 
 def run(
@@ -91,7 +92,7 @@ def show(results: Path = RESULTS) -> None:
     Args:
         results: Folder of the results.
     """
-    found = experiments.load_results(results)
+    found = load_results(results)
     if not found:
         raise ValueError(
             f"no results in {results}; make one with: python -m avo_lib run --experiment report --method vae"
@@ -106,7 +107,7 @@ def list_experiments() -> None:
 
 
 def _print_results(results: list[dict[str, object]]) -> None:
-    print(experiments.table(results).to_string(index=False, float_format="{:.2f}".format))
+    print(table(results).to_string(index=False, float_format="{:.2f}".format))
 
 
 def main() -> None:

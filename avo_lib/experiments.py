@@ -1,7 +1,4 @@
-"""Named experiments: run one, sweep many, read what came out.
-
-A result is one JSON file, ``results/<experiment>/<method>-seed<k>.json``, in nats averaged over images.
-"""
+"""Named experiments: run one, or sweep many."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from joblib import Parallel, delayed, parallel_config
 from safetensors.torch import load_file, save
@@ -23,9 +19,10 @@ from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.files import write_atomically
 from avo_lib.models.vae import VAE, VAEConfig
 from avo_lib.paths import WarmUp
+from avo_lib.results import RESULTS, result_file
 from avo_lib.training import TrainConfig, fit
 
-RESULTS, RUNS = Path("results"), Path("runs")
+RUNS = Path("runs")
 EVALUATION_SEED = 0
 BOUND_IMAGES = 10_000  # of the training images, for the training bound
 
@@ -104,11 +101,6 @@ def find(experiment: str, method: str) -> Experiment:
     if method not in EXPERIMENTS[experiment]:
         raise ValueError(f"no method {method!r} in {experiment}; there are {', '.join(EXPERIMENTS[experiment])}")
     return EXPERIMENTS[experiment][method]
-
-
-def result_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
-    """Where a run's result goes."""
-    return folder / experiment / f"{method}-seed{seed}.json"
 
 
 def run(
@@ -265,46 +257,3 @@ def sweep(
 def _one_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     torch.set_num_threads(1)
     function(*args, **kwargs)
-
-
-def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """All results in a folder, in the order of their names.
-
-    Raises:
-        ValueError: If a file is not a result; the message names it.
-    """
-    found = []
-    for file in sorted(folder.glob("*/*.json")):
-        try:
-            result = json.loads(file.read_text())
-            result["test"]["nll"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is not a result: {error!r}. Delete it and run that experiment again") from error
-        found.append(result)
-    return found
-
-
-def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row for each experiment and method: means over seeds in nats.
-
-    The standard error is that between seeds where there are three or more; else that over test images, which says how
-    well one trained model is measured, not how much training varies.
-    """
-    rows = pd.json_normalize(list(results))
-    grouped = rows.groupby(["experiment", "method"], sort=False)
-    between = grouped["test.nll"].sem()
-    within = grouped["test.stderr"].mean()
-    frame = pd.DataFrame(
-        {
-            "seeds": grouped.size(),
-            "train −ELBO": -grouped["train.elbo"].mean(),
-            "test −ELBO": -grouped["test.elbo"].mean(),
-            "KL": grouped["test.kl"].mean(),
-            "test NLL": grouped["test.nll"].mean(),
-            "± s.e.": between.where(grouped.size() >= 3, within),
-            "K": grouped["test.samples"].first(),
-            "ESS/K": grouped["test.ess"].mean() / grouped["test.samples"].first(),
-            "s/epoch": grouped["seconds"].mean() / grouped["epochs"].mean(),
-        }
-    )
-    return frame.reset_index()

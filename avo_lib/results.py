@@ -1,0 +1,60 @@
+"""Finished runs: one JSON file each, ``results/<experiment>/<method>-seed<k>.json``, in nats averaged over images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+RESULTS = Path("results")
+
+
+def result_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
+    """Where a run's result goes."""
+    return folder / experiment / f"{method}-seed{seed}.json"
+
+
+def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """All results in a folder, in the order of their names.
+
+    Raises:
+        ValueError: If a file is not a result; the message names it.
+    """
+    found = []
+    for file in sorted(folder.glob("*/*.json")):
+        try:
+            result = json.loads(file.read_text())
+            result["test"]["nll"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is not a result: {error!r}. Delete it and run that experiment again") from error
+        found.append(result)
+    return found
+
+
+def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each experiment and method: means over seeds in nats.
+
+    The standard error is that between seeds where there are three or more; else that over test images, which says how
+    well one trained model is measured, not how much training varies.
+    """
+    rows = pd.json_normalize(list(results))
+    grouped = rows.groupby(["experiment", "method"], sort=False)
+    between = grouped["test.nll"].sem()
+    within = grouped["test.stderr"].mean()
+    frame = pd.DataFrame(
+        {
+            "seeds": grouped.size(),
+            "train −ELBO": -grouped["train.elbo"].mean(),
+            "test −ELBO": -grouped["test.elbo"].mean(),
+            "KL": grouped["test.kl"].mean(),
+            "test NLL": grouped["test.nll"].mean(),
+            "± s.e.": between.where(grouped.size() >= 3, within),
+            "K": grouped["test.samples"].first(),
+            "ESS/K": grouped["test.ess"].mean() / grouped["test.samples"].first(),
+            "s/epoch": grouped["seconds"].mean() / grouped["epochs"].mean(),
+        }
+    )
+    return frame.reset_index()
