@@ -89,7 +89,7 @@ def tune_step_sizes(
     leapfrog_steps: int = 10,
     step_size: float = 0.5,
     acceptance: float = 0.65,
-    adaptations: int = 8,
+    adaptations: int = 20,
     generator: Noise = None,
 ) -> list[HMC]:
     """Find a step size for each target of a path in a pilot run, and freeze it.

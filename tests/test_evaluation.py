@@ -1,0 +1,192 @@
+"""Bounds that order and close, likelihoods against quadrature."""
+
+import math
+
+import pytest
+import torch
+from exact import linear_gaussian_chain
+
+from avo_lib import estimate
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.evaluation import BLOCK, ais, average_bound, kl_sandwich, log_likelihood, marginal_bounds, reverse_ais
+from avo_lib.kernels import GatedKernel, tune_step_sizes
+from avo_lib.models import VAE, VAEConfig
+from avo_lib.numerics import log_bernoulli, log_mean_exp, log_normal
+from avo_lib.objectives import avo, elbo
+from avo_lib.paths import AmortisedPath, GeometricPath, linear_alphas
+from avo_lib.targets import GaussianMixture, LinearGaussian, energy
+from avo_lib.testing import assert_bracket
+
+
+def test_ais_brackets_the_truth_from_both_sides(generator):
+    """A skewed mixture, from a base that covers it; forwards from the base, backwards from exact draws."""
+    log_c = 0.8
+    target = GaussianMixture((0.3, 0.7), ((-1.5, 0.0), (1.5, 1.0)), 0.6)
+    base = Gaussian(torch.zeros(2), torch.full((2,), 2.5))
+    path = GeometricPath(base.log_prob, lambda z: target.log_density(z) + log_c, linear_alphas(40))
+    kernels = tune_step_sizes(
+        path, lambda: base.sample((500,), generator=generator)[0], leapfrog_steps=5, generator=generator
+    )
+    chain = Chain(base, kernels, path)
+    lower, log_w = ais(chain, 5000, generator=generator)
+    upper, _ = reverse_ais(chain, target.sample(5000, generator=generator), generator=generator)
+    assert_bracket(lower, log_c, upper, width=0.25)
+    assert log_w.shape == (5000,)
+
+
+def test_ais_with_equal_ends_has_no_variance(generator):
+    base = Gaussian(torch.ones(2), torch.full((2,), 2.0))
+    path = GeometricPath(base.log_prob, base.log_prob, linear_alphas(5))
+    kernels = tune_step_sizes(path, lambda: base.sample((50,), generator=generator)[0], generator=generator)
+    found, log_w = ais(Chain(base, kernels, path), 100, generator=generator)
+    assert log_w.abs().max() < 1e-12 and found.value == pytest.approx(0, abs=1e-12)
+
+
+def test_ais_and_bdmc_on_a_latent_variable_model(generator):
+    """Data simulated from the model comes with an exact posterior draw: the z that it was simulated from."""
+    model = LinearGaussian(torch.randn(4, 2, generator=generator), torch.zeros(4), 0.5)
+    z, x = model.sample(3, generator=generator)
+
+    def likelihood(z: torch.Tensor) -> torch.Tensor:
+        return model.log_likelihood(x, z)
+
+    base = Gaussian(torch.zeros(3, 2), torch.ones(3, 2))
+    path = AmortisedPath(log_normal, likelihood, likelihood, linear_alphas(60))
+    kernels = tune_step_sizes(path, lambda: base.sample((50,), generator=generator)[0], generator=generator)
+    chain = Chain(base, kernels, path)
+    _, log_w = ais(chain, 3000, generator=generator)
+    exact = model.log_z(x)
+    for i in range(3):
+        lower = estimate.log_mean(log_w[:, i])
+        assert abs(lower.value - exact[i].item()) < 5 * lower.stderr + 1e-9 and lower.stderr < 0.05
+    _, log_w = reverse_ais(chain, z[None], generator=generator)  # one exact draw for each x
+    gap = (log_w[0] - exact).mean().item()
+    assert -1 < gap < 1
+
+
+@pytest.fixture(scope="module")
+def trained_toy():
+    """An AVO chain on energy a after a short training, in which the reverse kernels are far from exact."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    base = Gaussian(torch.zeros(64, 2), torch.ones(64, 2))
+    target = energy("a")
+    kernels = torch.nn.ModuleList(GatedKernel(2, 16) for _ in range(3))
+    path = GeometricPath(base.log_prob, target.log_density, linear_alphas(3))
+    optimiser = torch.optim.Adam(kernels.parameters(), 3e-3, fused=True)
+    for _ in range(400):
+        loss = -avo(Chain(base, list(kernels), path).sample(detach=True, generator=generator)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return Chain(Gaussian(torch.zeros(2), torch.ones(2)), list(kernels), path), target.log_z
+
+
+def test_the_sandwich_orders_and_closes(trained_toy, generator):
+    chain, log_z = trained_toy
+    brackets = [kl_sandwich(chain, log_z, 2000, samples, generator=generator) for samples in (1, 10, 100)]
+    for bracket in brackets:
+        assert bracket.lower.value <= bracket.upper.value + 5 * (bracket.lower.stderr + bracket.upper.stderr)
+        assert bracket.upper.value > 0
+    assert brackets[0].gap > brackets[1].gap > brackets[2].gap
+    assert brackets[2].gap < 0.05
+
+
+def test_the_sandwich_holds_the_marginal(trained_toy, generator):
+    """Against a third estimate at the same points, the mixture of the last kernel over independent z_{T−1}."""
+    chain, _ = trained_toy
+    with torch.no_grad():
+        trajectory = chain.sample((1000,), generator=generator)
+        inputs = chain.sample((10_000,), generator=generator).z[-2]
+        z = trajectory.z[-1]
+        log_q = log_mean_exp(log_normal(z, *(part[:, None] for part in chain.kernels[-1].q(inputs, None))))
+        direct = chain.target(3)(z) - log_q
+    lower, upper = marginal_bounds(chain, trajectory, 100, generator=generator)
+    below, above = estimate.mean(direct - lower, "exact"), estimate.mean(upper - direct, "exact")
+    assert below.value > -5 * below.stderr - 0.01 and above.value > -5 * above.stderr - 0.01
+    assert max(below.stderr, above.stderr) < 0.02
+
+
+def test_the_lower_bound_on_the_marginal_starts_at_the_elbo(trained_toy, generator):
+    """With one fresh sample the bound already beats the ELBO on the same trajectories, on average."""
+    chain, _ = trained_toy
+    with torch.no_grad():
+        trajectory = chain.sample((3000,), generator=generator)
+    lower, upper = marginal_bounds(chain, trajectory, 1, generator=generator)
+    assert elbo(trajectory).mean() < lower.mean() < upper.mean()
+
+
+def test_the_sandwich_is_exact_for_exact_reversals(generator):
+    chain, log_z = linear_gaussian_chain(T=2)
+    bracket = kl_sandwich(chain, log_z[-1], 100, 5, generator=generator)
+    assert abs(bracket.lower.value) < 1e-9 and abs(bracket.upper.value) < 1e-9
+
+
+def quadrature_log_p(model: VAE, x: torch.Tensor) -> torch.Tensor:
+    z = torch.linspace(-10, 10, 4001)[:, None]
+    with torch.no_grad():
+        log_joint = log_normal(z)[:, None] + log_bernoulli(x, model.decode(z)[:, None])
+    return log_joint.logsumexp(0) + math.log(20 / 4000)
+
+
+def build(T: int) -> VAE:
+    """One latent, so that log p(x) is a one-dimensional integral; sharpened pixels make the posterior skewed."""
+    model = VAE(VAEConfig(pixels=6, hidden=(8,), latent=1, T=T, batch_norm=False, kernel_hidden=4, std_init=0.5))
+    with torch.no_grad():
+        model.decoder[-1].weight *= 2
+        model.q0.bias[1] = 1.2  # a proposal wider than the posterior keeps the weights' variance small
+        for kernel in model.kernels:
+            for operator in (kernel.q, kernel.r):
+                operator.heads.scale *= 0.3
+    return model.eval()
+
+
+@pytest.fixture(params=[0, 2], ids=["VAE", "HVI"])
+def small_model(request, generator) -> VAE:
+    return build(request.param)
+
+
+def test_nll_against_quadrature(small_model, generator):
+    x = (torch.rand(20, 6, generator=generator) < 0.5).double()
+    exact = quadrature_log_p(small_model, x)
+    found = log_likelihood(small_model, x, 10_000, curve=(1, 10, 100, 1000), generator=generator)
+    error = 10_000**-0.5 * (10_000 / found.ess - 1).sqrt()  # delta method, from the effective sample size
+    assert error.max() < 0.05
+    assert bool(((found.log_p - exact).abs() < 5 * error + 1e-9).all())
+    curve = list(found.nll_by_samples.values())
+    assert curve == sorted(curve, reverse=True) and curve[0] > -exact.mean().item()
+    assert bool((found.elbo < exact).all())
+    bound, kl = average_bound(small_model, x.repeat(200, 1), generator=generator)
+    assert abs(bound.value - found.elbo.mean().item()) < 5 * bound.stderr and kl > 0
+
+
+def test_results_do_not_depend_on_chunks_or_company(small_model, generator):
+    x = (torch.rand(7, 6, generator=generator) < 0.5).double()
+
+    def evaluate(rows: int, images: torch.Tensor = x) -> torch.Tensor:
+        return log_likelihood(small_model, images, 250, rows=rows, generator=torch.Generator().manual_seed(1)).log_p
+
+    whole = evaluate(10_000)
+    for rows in (1, BLOCK, 3 * BLOCK):
+        torch.testing.assert_close(evaluate(rows), whole, rtol=0, atol=1e-12)
+    torch.testing.assert_close(evaluate(10_000, x[:3]), whole[:3], rtol=0, atol=1e-12)
+
+
+def test_a_whole_trajectory_is_needed(generator):
+    """The tempting ratio p(x, z_T) / q(z_T | z_{T-1}) compares unlike spaces and misses log p(x)."""
+    small_model = build(2)
+    x = (torch.rand(5, 6, generator=generator) < 0.5).double()
+    with torch.no_grad():
+        chain = small_model.chain(x)
+        trajectory = chain.sample((20_000,), generator=generator)
+        last = chain.kernels[-1].q
+        log_q = log_normal(trajectory.z[-1], *last(trajectory.z[-2], chain.context))
+        wrong = log_mean_exp(chain.target(2)(trajectory.z[-1]) - log_q)
+    assert bool(((wrong - quadrature_log_p(small_model, x)).abs() > 0.1).any())
+
+
+def test_nothing_to_evaluate_is_refused(small_model):
+    with pytest.raises(ValueError, match="at least one image"):
+        log_likelihood(small_model, torch.zeros(0, 6))
+    with pytest.raises(ValueError, match="at least one image and one sample"):
+        log_likelihood(small_model, torch.zeros(2, 6), 0)

@@ -1,0 +1,199 @@
+"""One contract over every kernel there is, and what each kernel promises besides."""
+
+import math
+
+import pytest
+import torch
+
+from avo_lib.chain import Gaussian
+from avo_lib.kernels import HMC, GatedKernel, Householder, tune_step_sizes
+from avo_lib.kernels.gated import ConditionalLinear
+from avo_lib.numerics import log_normal
+from avo_lib.paths import GeometricPath, linear_alphas
+from avo_lib.targets import GaussianMixture
+from avo_lib.testing import assert_mean
+
+SKEWED = GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.0, -0.3)), 0.8)
+FEATURES = 3
+KERNELS = {
+    "gated": lambda: GatedKernel(2, 8, std_init=0.4, gate_bias=-4),
+    "gated, concatenated context": lambda: GatedKernel(2, 8, context_dim=FEATURES, std_init=0.4, gate_bias=-4),
+    "gated, weight-normalised context": lambda: GatedKernel(
+        2, 8, context_dim=FEATURES, conditioning="weight_norm", activation=torch.nn.ELU(), std_init=0.4, gate_bias=-4
+    ),
+    "householder": lambda: Householder(2),
+    "householder with context": lambda: Householder(2, context_dim=FEATURES),
+    "hmc": lambda: HMC(0.5, 3),
+    "hmc with a step far too long": lambda: HMC(3.0, 3),
+}
+LEARNED = [name for name in KERNELS if "hmc" not in name]
+every_kernel = pytest.mark.parametrize("make", KERNELS.values(), ids=KERNELS)
+
+
+def context(shape, generator):
+    return torch.randn(*shape, FEATURES, generator=generator)
+
+
+@every_kernel
+def test_shapes_follow_leading_axes(make, generator):
+    kernel = make()
+    for shape in [(), (5,), (4, 5), (3, 4, 5)]:
+        z = torch.randn(*shape, 2, generator=generator)
+        for move in (kernel.forward, kernel.reverse):
+            moved, log_ratio = move(z, SKEWED.log_density, context(shape, generator), generator=generator)
+            assert moved.shape == z.shape and log_ratio.shape == z.shape[:-1]
+
+
+@every_kernel
+def test_the_ratio_is_unbiased_both_ways(make, generator):
+    """E over p(z_prev) q(z|z_prev) of r(z_prev|z) g(z) / (p q) is 1 for any densities p and g; and so in reverse."""
+    kernel, n = make(), 300_000
+    p, g = Gaussian(torch.zeros(2), torch.full((2,), 1.3)), Gaussian(torch.full((2,), 0.2), torch.full((2,), 1.2))
+    features = context((1,), generator)
+    with torch.no_grad():
+        z_prev, log_p = p.sample((n,), generator=generator)
+        z, log_ratio = kernel.forward(z_prev, SKEWED.log_density, features, generator=generator)
+        assert_mean((log_ratio + g.log_prob(z) - log_p).exp(), 1.0, resolution=0.02)
+        z, log_g = g.sample((n,), generator=generator)
+        z_prev, log_ratio = kernel.reverse(z, SKEWED.log_density, features, generator=generator)
+        assert_mean((p.log_prob(z_prev) - log_ratio - log_g).exp(), 1.0, resolution=0.02)
+
+
+@every_kernel
+def test_the_generator_is_the_only_noise(make):
+    kernel, z = make(), torch.ones(6, 2)
+    features = torch.ones(6, FEATURES)
+    state = torch.get_rng_state()
+    draws = [
+        move(z, SKEWED.log_density, features, generator=torch.Generator().manual_seed(seed))[0]
+        for move in (kernel.forward, kernel.reverse)
+        for seed in (1, 1)
+    ]
+    assert torch.equal(draws[0], draws[1]) and torch.equal(draws[2], draws[3])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_parameter_learns(name, generator):
+    kernel = KERNELS[name]()
+    z, log_ratio = kernel(torch.randn(9, 2, generator=generator), None, context((9,), generator), generator=generator)
+    (log_ratio + SKEWED.log_density(z)).sum().backward()
+    for label, parameter in kernel.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, label
+
+
+def test_the_gated_density_is_a_gaussian_at_its_own_mean_and_std(generator):
+    kernel = GatedKernel(3, 8)
+    z_prev = torch.randn(20, 3, generator=generator)
+    z, log_ratio = kernel(z_prev, None, None, generator=generator)
+    log_q = torch.distributions.Normal(*kernel.q(z_prev, None)).log_prob(z).sum(-1)
+    log_r = torch.distributions.Normal(*kernel.r(z, None)).log_prob(z_prev).sum(-1)
+    torch.testing.assert_close(log_ratio, log_r - log_q)
+
+
+@pytest.mark.parametrize(("std", "gate"), [(1.0, -1.0), (0.05, -3.0)])
+def test_initialisation(std, gate, generator):
+    operator = GatedKernel(2, 64, std_init=std, gate_bias=gate).q
+    z = torch.randn(1000, 2, generator=generator)
+    _, actual = operator(z, None)
+    assert bool(((actual - std).abs() < 0.02 * std + 0.01).all())
+    assert bool((operator.heads.shift[..., 2:4] == gate).all())
+
+
+def test_a_batch_of_kernels_is_many_kernels(generator):
+    """Independent copies along a leading axis give what each gives alone."""
+    batched = GatedKernel(2, 8, batch=(3,))
+    z = torch.randn(3, 50, 2, generator=generator)
+    mean, std = batched.q(z, None)
+    for i in range(3):
+        one = GatedKernel(2, 8)
+        one.load_state_dict({name: value[i] for name, value in batched.state_dict().items()})
+        alone = one.q(z[i], None)
+        torch.testing.assert_close(mean[i], alone[0])
+        torch.testing.assert_close(std[i], alone[1])
+
+
+def test_conditional_weight_normalisation_by_hand(generator):
+    layer = ConditionalLinear(4, 3, FEATURES, "weight_norm")
+    z, c = torch.randn(5, 4, generator=generator), torch.randn(5, FEATURES, generator=generator)
+    v = layer.direction / torch.linalg.vector_norm(layer.direction, dim=0)
+    scale = layer.scale + c @ layer.scale_of_context.weight.T
+    shift = layer.shift + c @ layer.shift_of_context.weight.T
+    torch.testing.assert_close(layer(z, c), scale * (z @ v) + shift)
+    with pytest.raises(ValueError, match="'concat' or 'weight_norm'"):
+        ConditionalLinear(4, 3, FEATURES, "film")
+
+
+def test_householder_reflects(generator):
+    kernel = Householder(5)
+    z = torch.randn(7, 5, generator=generator)
+    reflected, log_ratio = kernel(z, None, None)
+    torch.testing.assert_close(reflected.norm(dim=-1), z.norm(dim=-1))
+    torch.testing.assert_close(kernel.reverse(reflected, None, None)[0], z)
+    jacobian = torch.autograd.functional.jacobian(lambda z: kernel(z, None, None)[0], z[0])
+    assert torch.linalg.det(jacobian).item() == pytest.approx(-1) and bool((log_ratio == 0).all())
+    torch.testing.assert_close(jacobian @ jacobian.T, torch.eye(5))
+
+
+def test_hmc_leaves_a_skewed_target_invariant(generator):
+    """From exact draws one transition must keep every moment: no burn-in, independent samples."""
+    z = SKEWED.sample(200_000, generator=generator)
+    moved, _, accepted = HMC(0.9, 3).transition(z, SKEWED.log_density, generator=generator)
+    assert 0.3 < accepted.mean() < 0.95  # else the Metropolis step is not tested
+    exact_mean = 0.3 * torch.tensor([-1.0, 0.5]) + 0.7 * torch.tensor([1.0, -0.3])
+    assert_mean(moved, exact_mean, resolution=0.01)
+    third = 0.3 * (-1 - 3 * 0.64) + 0.7 * (1 + 3 * 0.64)  # E z1³ = m³ + 3 m s²
+    assert_mean(moved[:, 0] ** 3, third, resolution=0.03)
+
+
+def test_hmc_detailed_balance_ratio_and_rejections(generator):
+    z = SKEWED.sample(1000, generator=generator)
+    moved, log_ratio = HMC(0.9, 3).forward(z, SKEWED.log_density, None, generator=generator)
+    torch.testing.assert_close(log_ratio, SKEWED.log_density(z) - SKEWED.log_density(moved))
+    assert bool((log_ratio[(moved == z).all(-1)] == 0).all())
+
+
+def test_hmc_rejects_what_is_not_finite(generator):
+    def cliff(z):
+        return torch.where(z[..., 0].abs() < 1, -0.5 * z.square().sum(-1), z[..., 0] * torch.nan)
+
+    z = torch.rand(500, 2, generator=generator) - 0.5
+    moved, log_ratio, accepted = HMC(0.8, 4).transition(z, cliff, generator=generator)
+    assert bool(moved.isfinite().all()) and bool(log_ratio.isfinite().all()) and bool((accepted == 0).any())
+    assert bool((moved[:, 0].abs() < 1).all())
+
+
+def test_leapfrog_energy_error_is_of_second_order(generator):
+    z = SKEWED.sample(20_000, generator=generator)
+    rejection = []
+    for step, count in ((0.2, 4), (0.1, 8)):
+        _, _, accepted = HMC(step, count).transition(z, SKEWED.log_density, generator=generator)
+        rejection.append((1 - accepted).mean().item())
+    assert 3 < rejection[0] / rejection[1] < 5
+
+
+def test_leapfrog_carries_its_gradient(generator):
+    calls = []
+
+    def counted(z):
+        calls.append(1)
+        return log_normal(z)
+
+    HMC(0.1, 7).transition(torch.zeros(3, 2), counted, generator=generator)
+    assert len(calls) == 8
+
+
+def test_tuned_steps_are_frozen_and_near_the_wanted_acceptance(generator):
+    """The target narrows along the path, so the steps must shrink."""
+    base = Gaussian(torch.zeros(5), torch.full((5,), 3.0))
+    path = GeometricPath(base.log_prob, lambda z: log_normal(z, 0.0, 0.3), linear_alphas(4))
+    kernels = tune_step_sizes(path, lambda: base.sample((500,), generator=generator)[0], generator=generator)
+    assert len(kernels) == 4 and kernels[0].step_size > kernels[-1].step_size
+    for t, kernel in enumerate(kernels, start=1):
+        std = (path.alphas[t].item() / 0.3**2 + (1 - path.alphas[t].item()) / 9) ** -0.5
+        exact = std * torch.randn(5000, 5, generator=generator)
+        _, _, accepted = kernel.transition(exact, lambda z: path.log_density(t, z), generator=generator)  # noqa: B023
+        assert 0.4 < accepted.mean() < 0.9
+    with pytest.raises(AttributeError):
+        kernels[0].step_size = 1.0
+    assert math.isfinite(kernels[-1].step_size)

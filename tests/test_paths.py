@@ -1,0 +1,81 @@
+"""Paths and schedules."""
+
+import pytest
+import torch
+
+from avo_lib.numerics import log_normal
+from avo_lib.paths import (
+    AmortisedPath,
+    Constant,
+    Cyclical,
+    GeometricPath,
+    LearnedAlphas,
+    WarmUp,
+    linear_alphas,
+    sigmoidal_alphas,
+)
+from avo_lib.targets import energy
+
+
+@pytest.mark.parametrize("make", [linear_alphas, sigmoidal_alphas, lambda T: LearnedAlphas(T)().detach()])
+@pytest.mark.parametrize("T", [1, 2, 7])
+def test_alphas_rise_from_0_to_1(make, T):
+    alphas = make(T)
+    assert alphas.shape == (T + 1,) and alphas[0] == 0 and alphas[-1] == 1 and bool((alphas.diff() > 0).all())
+
+
+def test_learned_alphas_learn():
+    schedule = LearnedAlphas(4)
+    schedule()[1].backward()
+    assert schedule.log_increments.grad.abs().sum() > 0
+
+
+def geometric() -> GeometricPath:
+    return GeometricPath(log_normal, energy("f").log_density, linear_alphas(3))
+
+
+def amortised() -> AmortisedPath:
+    likelihood = energy("e").log_density
+    return AmortisedPath(log_normal, likelihood, likelihood, linear_alphas(3))
+
+
+@pytest.mark.parametrize("path", [geometric(), amortised()], ids=["geometric", "amortised"])
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_the_ladder_is_the_path(path, beta, generator):
+    zs = torch.randn(3, 5, 4, 2, generator=generator)
+    one_by_one = torch.stack([path.log_density(t, zs[t - 1], beta) for t in (1, 2, 3)])
+    torch.testing.assert_close(path.log_ladder(zs, beta), one_by_one)
+
+
+def test_the_geometric_path_interpolates_logs(generator):
+    z = torch.randn(6, 2, generator=generator)
+    between = geometric().log_density(1, z)
+    torch.testing.assert_close(between, 2 / 3 * log_normal(z) + 1 / 3 * energy("f").log_density(z))
+
+
+def test_beta_weighs_the_prior_alone(generator):
+    """p(z)^beta p(x|z)^alpha: beta cools towards the likelihood's mode, alpha heats towards the prior."""
+    z = torch.randn(6, 2, generator=generator)
+    likelihood = energy("e").log_density(z)
+    torch.testing.assert_close(amortised().log_density(3, z, 0.1), 0.1 * log_normal(z) + likelihood)
+    torch.testing.assert_close(amortised().log_density(1, z), log_normal(z) + likelihood / 3)
+
+
+def test_ends_do_not_multiply_infinity_by_zero():
+    nowhere = GeometricPath(lambda z: z[..., 0] - torch.inf, lambda z: z[..., 0], linear_alphas(2))
+    assert nowhere.log_density(2, torch.ones(1, 2)).item() == 1
+    backwards = GeometricPath(lambda z: z[..., 0], lambda z: z[..., 0] - torch.inf, linear_alphas(2))
+    assert backwards.log_density(0, torch.ones(1, 2)).item() == 1
+
+
+@pytest.mark.parametrize("alphas", [[0.0, 0.5], [0.1, 1.0], [0.0, 0.7, 0.6, 1.0], [[0.0, 1.0]]])
+def test_other_alphas_are_refused(alphas):
+    with pytest.raises(ValueError, match="rise from 0 to 1"):
+        GeometricPath(log_normal, log_normal, torch.tensor(alphas))
+
+
+def test_beta_schedules():
+    assert [Constant(0.5)(step) for step in (0, 10)] == [0.5, 0.5]
+    assert [round(WarmUp(0.2, 2e-4)(step), 6) for step in (0, 2000, 4000, 9999)] == [0.2, 0.6, 1, 1]
+    cyclical = Cyclical(period=100, ramp=0.5, cycles=2)
+    assert [cyclical(step) for step in (0, 25, 50, 99, 100, 125, 199, 200, 225)] == [0, 0.5, 1, 1, 0, 0.5, 1, 1, 1]
