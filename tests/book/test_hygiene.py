@@ -1,0 +1,161 @@
+"""What every chapter owes its readers, read from the stored notebooks; nothing is executed here."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+
+from tools import notebooks as tool
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "book"
+NOTEBOOKS = sorted(path for path in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+PAGES = sorted([*BOOK.rglob("*.md"), *NOTEBOOKS])
+PAGES = [path for path in PAGES if "_static" not in path.parts and ".ipynb_checkpoints" not in path.parts]
+
+REQUIRED = ("After this chapter you can", "What goes wrong", "Summary", "Exercises", "Further reading")
+HEADING = re.compile(r"^(?:#{1,6}|[`:]{3,}\{admonition\})\s*(.+?)\s*$", re.MULTILINE)
+DIRECTIVE = re.compile(r"^[`:]{3,}\{(exercise|solution)(?:-start)?\}[ \t]*(.*)\n((?::[\w-]+:.*\n)*)", re.MULTILINE)
+CITATION = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
+ENTRY = re.compile(r"^@\w+\{([^,\s]+),", re.MULTILINE)
+KILOBYTE = 1000
+
+
+def name(path: Path) -> str:
+    return path.relative_to(BOOK).as_posix()
+
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+every_page = pytest.mark.parametrize("path", PAGES, ids=name)
+
+
+@cache
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path: Path) -> list[Any]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def outputs(path: Path) -> list[tuple[int, Any]]:
+    """Returns each output with the number of its code cell, counted as nbval counts."""
+    return [(number, output) for number, cell in enumerate(code_cells(path)) for output in cell.outputs]
+
+
+def markdown(path: Path) -> str:
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    return "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown") + "\n"
+
+
+def table_of_contents() -> set[str]:
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    return {contents["root"], *chapters}
+
+
+def test_the_book_has_notebooks() -> None:
+    assert NOTEBOOKS
+
+
+def test_table_of_contents_and_files_agree() -> None:
+    assert table_of_contents() == {path.relative_to(ROOT).with_suffix("").as_posix() for path in PAGES}
+
+
+@every_notebook
+def test_every_cell_has_run_in_order(path: Path) -> None:
+    """nbval compares no cell without a count, so an unrun notebook would pass it."""
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@every_notebook
+def test_no_errors_and_nothing_on_stderr(path: Path) -> None:
+    for number, output in outputs(path):
+        assert output.output_type != "error", f"Cell {number} stores an error"
+        assert output.get("name") != "stderr", f"Cell {number} writes to stderr: {output.get('text', '')[:200]}"
+
+
+@every_notebook
+def test_sizes(path: Path) -> None:
+    for number, output in outputs(path):
+        picture = output.get("data", {}).get("image/png", "")
+        size = len(base64.b64decode(picture)) / KILOBYTE
+        assert size <= 200, f"Cell {number} stores a picture of {size:.0f} kB"
+    assert path.stat().st_size <= 1000 * KILOBYTE, "GitHub shows no larger notebooks"
+    widgets = len(json.dumps(read(path).metadata.get("widgets", {}))) / KILOBYTE
+    assert widgets <= 250, f"the widgets of this page take {widgets:.0f} kB"
+
+
+@every_notebook
+def test_every_picture_has_alternative_text(path: Path) -> None:
+    for number, cell in enumerate(code_cells(path)):
+        kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+        if any(kind.startswith("image/") for kind in kinds):
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt) >= 10, f"Cell {number} shows a picture and metadata.mystnb.image.alt is {alt!r}"
+
+
+@every_notebook
+def test_every_widget_has_a_static_figure_above(path: Path) -> None:
+    """GitHub, paper, screen readers and untrusted notebooks show no widget."""
+    above = False
+    for number, cell in enumerate(code_cells(path)):
+        kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+        assert above or tool.VIEW not in kinds, f"Cell {number} shows a widget before any figure"
+        above = above or "image/png" in kinds
+
+
+@every_notebook
+def test_anatomy(path: Path) -> None:
+    headings = HEADING.findall(markdown(path))
+    for required in REQUIRED:
+        assert any(required in heading for heading in headings), f"no heading or box {required!r} in {headings}"
+
+
+@every_notebook
+def test_exercises_have_folded_solutions(path: Path) -> None:
+    exercises: list[str] = []
+    solutions: dict[str, str] = {}
+    for kind, argument, options in DIRECTIVE.findall(markdown(path)):
+        if kind == "exercise":
+            label = re.search(r"^:label:\s*(\S+)", options, re.MULTILINE)
+            assert label, f"exercise {argument!r} has no :label:"
+            exercises.append(label.group(1))
+        else:
+            solutions[argument.strip()] = options
+    assert 4 <= len(exercises) <= 6
+    assert sorted(solutions) == sorted(exercises)
+    for label, options in solutions.items():
+        assert re.search(r"^:class:.*\bdropdown\b", options, re.MULTILINE), f"solution {label} is not folded"
+
+
+@every_notebook
+def test_notebook_is_in_the_normal_form(path: Path) -> None:
+    assert not tool.normalise(path, write=False), f"run: python tools/notebooks.py normalise {path.relative_to(ROOT)}"
+
+
+@every_page
+def test_every_citation_exists(path: Path) -> None:
+    known = set(ENTRY.findall((BOOK / "references.bib").read_text(encoding="utf-8")))
+    cited = {key.strip() for group in CITATION.findall(markdown(path)) for key in group.split(",")}
+    assert cited <= known
+
+
+@every_page
+def test_nothing_names_the_machine_it_was_made_on(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for folder in (ROOT, Path.home(), Path(tempfile.gettempdir())):
+        assert folder == Path("/") or f"{folder.as_posix()}/" not in text, f"a path of this machine: {folder}"
+    found = re.search(r"(?<![\w.])/(?:home|Users|root|tmp)/\w|site-packages|ipykernel_\d+|\b[A-Z]:\\\\Users", text)
+    assert found is None, f"a path of some machine: {found}"

@@ -1,0 +1,220 @@
+"""Runs the book's notebooks in place and keeps them in one normal form.
+
+    python tools/notebooks.py run [NOTEBOOK ...]        execute, then normalise
+    python tools/notebooks.py normalise [NOTEBOOK ...]  normalise only
+    python tools/notebooks.py check [NOTEBOOK ...]      exit with 1 if normalising would change anything
+
+Without arguments every notebook under book/ is meant. The normal form keeps outputs, execution counts and
+widgets, which are part of the book, and drops what differs from run to run: a second run gives no diff.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellControlSignal, DeadKernelError
+
+BOOK = Path(__file__).resolve().parents[1] / "book"
+VIEW = "application/vnd.jupyter.widget-view+json"
+STATE = "application/vnd.jupyter.widget-state+json"
+REFERENCE = "IPY_MODEL_"
+VOLATILE = ("execution", "ExecuteTime", "collapsed", "scrolled")
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+class NotebookError(Exception):
+    """A notebook that could not be run, with what a reader needs to find the cell."""
+
+
+# --- the normal form
+
+
+def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Returns a copy in the normal form; applied twice it changes nothing more."""
+    notebook = copy.deepcopy(notebook)
+    kept = {key: notebook.metadata[key] for key in ("widgets", "jupytext") if key in notebook.metadata}
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}, **kept})
+    for cell in notebook.cells:
+        for key in VOLATILE:
+            cell.metadata.pop(key, None)
+    _renumber_widgets(notebook)
+    return notebook
+
+
+def _renumber_widgets(notebook: nbformat.NotebookNode) -> None:
+    """Gives widget models counters for ids: ipywidgets draws new random ones in every run."""
+    saved = notebook.metadata.get("widgets", {}).get(STATE, {})
+    state = saved.get("state", {})
+    views = list(_views(notebook))
+    table = _new_ids(state, [view["model_id"] for view in views])
+    if not table:
+        return
+    # All at once: one after the other, an old counter and a new one may meet, and two models become one.
+    pattern = re.compile("|".join(map(re.escape, table)))
+
+    def rename(text: str) -> str:
+        return pattern.sub(lambda match: table[match.group()], text)
+
+    for view in views:
+        view["model_id"] = rename(view["model_id"])
+    if state:
+        models = {rename(key): _map_references(model, rename) for key, model in state.items()}
+        saved["state"] = {key: models[key] for key in sorted(models)}
+
+
+def _views(notebook: nbformat.NotebookNode) -> Iterator[dict[str, Any]]:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if VIEW in output.get("data", {}):
+                yield output["data"][VIEW]
+
+
+def _new_ids(state: dict[str, Any], shown: Sequence[str]) -> dict[str, str]:
+    """Maps old ids to counters, in the order in which a reader meets the widgets; unseen models come last."""
+    order: dict[str, None] = {}
+
+    def visit(model_id: str) -> None:
+        if model_id not in order:
+            order[model_id] = None
+            for child in _references(state.get(model_id, {})):
+                visit(child)
+
+    for model_id in shown:
+        visit(model_id)
+    reached = {model_id: f"{number:08d}" for number, model_id in enumerate(order)}
+
+    def sort_key(model_id: str) -> tuple[list[str], str, str]:
+        model = state[model_id]
+        targets = [reached.get(child, "unreached") for child in _references(model)]
+        own = {key: value for key, value in model.get("state", {}).items() if not list(_references(value))}
+        return targets, model.get("model_name", ""), json.dumps(own, sort_keys=True)
+
+    for model_id in sorted((key for key in state if key not in order), key=sort_key):
+        visit(model_id)
+    return {model_id: f"{number:032x}" for number, model_id in enumerate(order, start=1)}
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if value.startswith(REFERENCE):
+            yield value.removeprefix(REFERENCE)
+    elif isinstance(value, dict):
+        for key in sorted(value):
+            yield from _references(value[key])
+    elif isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+
+
+def _map_references(value: Any, rename: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return rename(value) if value.startswith(REFERENCE) else value
+    if isinstance(value, dict):
+        return {key: _map_references(item, rename) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_map_references(item, rename) for item in value]
+    return value
+
+
+# --- files
+
+
+def dumps(notebook: nbformat.NotebookNode) -> str:
+    """Returns the text of the file: UTF-8 JSON, indented by one, keys sorted, with a final newline."""
+    return nbformat.writes(notebook).rstrip("\n") + "\n"
+
+
+def normalise(path: Path, *, write: bool = True) -> bool:
+    """Normalises the file and says whether that changes it; without ``write`` it only says."""
+    old = path.read_text(encoding="utf-8")
+    new = dumps(normalised(nbformat.reads(old, as_version=4)))
+    if new != old and write:
+        _replace(path, new)
+    return new != old
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes beside the file and renames: an interrupted run leaves the old notebook whole."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def run(path: Path, *, timeout: float) -> None:
+    """Executes the notebook in place, in its own folder as Jupyter and nbval do, and normalises it.
+
+    Raises:
+        NotebookError: If a cell fails, takes too long or kills the kernel. The file is then left as it was.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("widgets", None)  # models of widgets that a cell no longer makes would stay for ever
+    current = 0
+
+    def started(cell: nbformat.NotebookNode, cell_index: int) -> None:
+        nonlocal current
+        current = cell_index
+
+    # Sums depend on the number of threads, and the stored outputs are compared digit by digit.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,  # how printed lines fall into messages is chance
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_start=started,
+    )
+    try:
+        client.execute()
+    except (CellControlSignal, DeadKernelError) as error:
+        code_cell = sum(cell.cell_type == "code" for cell in notebook.cells[:current])
+        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+        raise NotebookError(
+            f"{path}: cell {current} (nbval's Cell {code_cell}) failed, the file is unchanged\n{reason}"
+        ) from error
+    _replace(path, dumps(normalised(notebook)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("run", "normalise", "check"))
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: every notebook under book/")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for one cell (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    paths = options.notebooks or sorted(p for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    if not paths:
+        parser.error(f"no notebooks under {BOOK}")
+    for path in paths:
+        if not path.is_file():
+            parser.error(f"no such notebook: {path}")
+    changed = failed = False
+    for path in paths:
+        if options.action == "run":
+            print(f"running {path}", file=sys.stderr, flush=True)
+            try:
+                run(path, timeout=options.timeout)
+            except NotebookError as error:
+                failed = True
+                print(error, file=sys.stderr)
+        elif normalise(path, write=options.action == "normalise"):
+            changed = True
+            print(f"{'normalised' if options.action == 'normalise' else 'not in the normal form:'} {path}")
+    if options.action == "check" and changed:
+        print("run: python tools/notebooks.py normalise")
+    return int(failed or (options.action == "check" and changed))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
