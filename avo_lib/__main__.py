@@ -36,7 +36,7 @@ def run(
         device: Torch device; by default a GPU if there is one.
         threads: Threads of torch; more than one helps only an idle machine and large batches.
     """
-    torch.set_num_threads(threads)
+    _prepare(threads, device)
     result = experiments.run(experiment, method, seed, results=results, runs=runs, device=device)
     _print_results([result])
 
@@ -78,7 +78,7 @@ def evaluate(
         results: Folder of the weights.
         threads: Threads of torch.
     """
-    torch.set_num_threads(threads)
+    _prepare(threads)
     model = experiments.load_model(experiment, method, seed, results=results)
     found = experiments.log_likelihood_of_test(model, experiments.find(experiment, method).data(), samples)
     print(f"test NLL: {found.nll} nats")
@@ -104,6 +104,14 @@ def list_experiments() -> None:
     """List experiments and their methods."""
     for name, methods in EXPERIMENTS.items():
         print(f"{name}: {', '.join(methods)}")
+
+
+def _prepare(threads: int, device: str | None = None) -> None:
+    try:
+        torch.set_num_threads(threads)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # so torch calls an impossible number or device
+        raise ValueError(str(error)) from error
 
 
 def _print_results(results: list[dict[str, object]]) -> None:

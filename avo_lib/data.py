@@ -132,7 +132,7 @@ def _read(root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     parts: list[Tensor] = []
     for train in (True, False):
         dataset = datasets.MNIST(root, train=train)
-        parts += [dataset.data.flatten(1).float() / 255, dataset.targets]
+        parts += [dataset.data.flatten(1).float().div_(255), dataset.targets]
     return parts[0], parts[1], parts[2], parts[3]
 
 

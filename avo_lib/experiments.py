@@ -14,7 +14,7 @@ from joblib import Parallel, delayed, parallel_config
 from safetensors.torch import load_file, save
 
 import avo_lib
-from avo_lib.data import MNIST, load_mnist
+from avo_lib.data import MNIST, binarise, load_mnist
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.files import write_atomically
 from avo_lib.models.vae import VAE, VAEConfig
@@ -75,19 +75,10 @@ _PAPER = Experiment(
     TrainConfig(epochs=400, batch_size=100, lr=5e-4, beta=WarmUp(0.2, 2e-4), patience=50),
     "fixed",
 )
-_MINIATURE = Experiment(
-    VAEConfig(hidden=(200,), latent=20),
-    TrainConfig(epochs=20, beta=WarmUp(0.2, 2e-3)),
-    "dynamic",
-    images=2000,
-    samples=100,
-)
+_SMALL = VAEConfig(hidden=(200,), latent=20)
+_MINIATURE = Experiment(_SMALL, TrainConfig(epochs=20, beta=WarmUp(0.2, 2e-3)), "dynamic", images=2000, samples=100)
 
-EXPERIMENTS: dict[str, dict[str, Experiment]] = {
-    "report": _methods(_REPORT),
-    "paper": _methods(_PAPER),
-    "miniature": _methods(_MINIATURE),
-}
+EXPERIMENTS = {"report": _methods(_REPORT), "paper": _methods(_PAPER), "miniature": _methods(_MINIATURE)}
 
 
 def find(experiment: str, method: str) -> Experiment:
@@ -130,10 +121,8 @@ def run(
     """
     setup = find(experiment, method)
     data, model = setup.data(), setup.build(seed)
-    finished = fit(
-        model, data, setup.train, seed=seed, folder=runs / experiment / f"{method}-seed{seed}", device=device
-    )
-    where = next(model.parameters()).device
+    folder = runs / experiment / f"{method}-seed{seed}"
+    finished = fit(model, data, setup.train, seed=seed, folder=folder, device=device)
     test = log_likelihood_of_test(model, data, setup.samples)
     result = {
         "experiment": experiment,
@@ -149,7 +138,7 @@ def run(
             "avo_lib": avo_lib.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": where.type,
+            "device": next(model.parameters()).device.type,
         },
         "seconds": round(finished.seconds, 1),
         "epochs": finished.epoch,
@@ -176,17 +165,14 @@ def run(
 
 def log_likelihood_of_test(model: VAE, data: MNIST, samples: int) -> LogLikelihood:
     """The test log-likelihood with the noise that every result uses."""
-    where = next(model.parameters()).device
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    return log_likelihood(model, data.test.images.to(where), samples, generator=generator)
+    return log_likelihood(model, data.test.images.to(next(model.parameters()).device), samples, generator=generator)
 
 
 def _bound(model: VAE, images: torch.Tensor, dynamic: bool) -> dict[str, float]:
     where = next(model.parameters()).device
     generator = torch.Generator(where).manual_seed(EVALUATION_SEED)
-    x = images.to(where)
-    if dynamic:
-        x = (torch.rand(x.shape, generator=generator, device=where) < x).float()
+    x = binarise(images.to(where), generator=generator) if dynamic else images.to(where)
     bound, kl = average_bound(model, x, generator=generator)
     return {"elbo": bound.value, "kl": kl}
 
@@ -196,13 +182,17 @@ def load_model(experiment: str, method: str, seed: int = 0, *, results: Path = R
 
     Raises:
         FileNotFoundError: If these weights are not there; the message says which command makes them.
+        ValueError: If they are damaged or of another architecture.
     """
     model = find(experiment, method).build(seed)
     file = result_file(experiment, method, seed, results).with_suffix(".safetensors")
     if not file.is_file():
         command = f"python -m avo_lib run --experiment {experiment} --method {method} --seed {seed}"
         raise FileNotFoundError(f"{file} does not exist; make it with: {command}")
-    model.load_state_dict(load_file(file))
+    try:
+        model.load_state_dict(load_file(file))
+    except Exception as error:  # the reader's own type of error, or torch's about what does not fit
+        raise ValueError(f"{file} is damaged or of another configuration. Delete it, and run that again") from error
     return model.eval()
 
 
@@ -234,9 +224,7 @@ def sweep(
         ValueError: If there is no such experiment or method.
         ImportError: If a scheduler is given and dask is not installed.
     """
-    if experiment not in EXPERIMENTS:
-        find(experiment, "")
-    methods = methods or tuple(EXPERIMENTS[experiment])
+    methods = methods or tuple(EXPERIMENTS.get(experiment, ("",)))
     for method in methods:
         find(experiment, method)
     wanted = [(method, seed) for seed in seeds for method in methods]

@@ -54,6 +54,10 @@ class TrainConfig:
         """Refuse what cannot be trained."""
         if min(self.epochs, self.batch_size, self.samples) < 1 or self.lr <= 0:
             raise ValueError("epochs, batch_size and samples must be at least 1 and lr positive")
+        if self.lr_drop <= 0 or (self.patience is not None and self.patience < 1):
+            raise ValueError("lr_drop must be positive, and patience at least 1 or None")
+        if not 0 <= self.avo_share <= 1:
+            raise ValueError(f"avo_share is a probability, between 0 and 1, not {self.avo_share}")
         if self.samples > 1 and self.avo_share > 0:
             raise ValueError("choose IWAE (samples > 1) or AVO (avo_share > 0), not both")
 
@@ -132,9 +136,7 @@ def fit(
                 x = binarise(x, generator=generator)
             bound = _objective(model, x, config, config.beta(run.step), generator)
             value = bound.mean()
-            if not math.isfinite(value.item()):
-                kept = f"the last good checkpoint is in {folder}" if folder else "no checkpoint was asked for"
-                raise FloatingPointError(f"the objective is {value.item()} at step {run.step}; {kept}")
+            _check_finite("objective", value.item(), run, folder)
             optimiser.zero_grad()
             (-value).backward()
             optimiser.step()
@@ -143,9 +145,11 @@ def fit(
             bar.update()
             run.seconds = time.monotonic() - started
             if folder is not None and run.batch < batches and time.monotonic() - saved >= checkpoint_seconds:
-                _save(folder, identity, model, optimiser, generator, run)
+                # A gradient can overflow where the objective does not: the next step says so, this one is not kept.
+                if all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+                    _save(folder, identity, model, optimiser, generator, run)
                 saved = time.monotonic()
-        _finish_epoch(model, run, config, len(train), valid, seed)
+        _finish_epoch(model, run, config, len(train), valid, seed, folder)
         bar.set_postfix(epoch=run.epoch, valid=f"{run.curve[-1]['valid']:.2f}")
         if folder is not None:
             _save(folder, identity, model, optimiser, generator, run)
@@ -168,10 +172,19 @@ def _objective(model: VAE, x: Tensor, config: TrainConfig, beta: float, generato
     return calibrated_avo(draw, config.avo_share, beta, generator=generator)
 
 
-def _finish_epoch(model: VAE, run: Progress, config: TrainConfig, images: int, valid: Tensor, seed: int) -> None:
+def _check_finite(what: str, value: float, run: Progress, folder: Path | None) -> None:
+    if not math.isfinite(value):
+        kept = f"the last good checkpoint is in {folder}" if folder else "no checkpoint was asked for"
+        raise FloatingPointError(f"the {what} is {value} at step {run.step}; {kept}")
+
+
+def _finish_epoch(
+    model: VAE, run: Progress, config: TrainConfig, images: int, valid: Tensor, seed: int, folder: Path | None
+) -> None:
     """Validate with the same noise every time, note the epoch, keep the best."""
     model.eval()
     bound, _ = average_bound(model, valid, generator=torch.Generator(valid.device).manual_seed(seed))
+    _check_finite("validation bound", bound.value, run, folder)
     run.epoch, run.batch = run.epoch + 1, 0
     beta = config.beta(run.step)
     run.curve.append({"epoch": run.epoch, "beta": beta, "train": run.total / images, "valid": bound.value})
@@ -223,12 +236,13 @@ def _restore(
     try:
         saved = torch.load(file, map_location=next(model.parameters()).device, weights_only=True)
         differing = [name for name in identity if identity[name] != saved["identity"].get(name)]
-    except Exception as error:
-        raise ValueError(f"{file} is not a checkpoint of this library: {error}. Delete it to start anew") from error
+        parts = [saved[name] for name in ("model", "optimiser", "generator", "run")]
+    except Exception as error:  # what torch.load may raise is not documented, and its messages fill a screen
+        raise ValueError(f"{file} is damaged or not a checkpoint of this library. Delete it to start anew") from error
     if differing:
         changes = ", ".join(f"{name} was {saved['identity'].get(name)}, is {identity[name]}" for name in differing)
         raise ValueError(f"{file} belongs to another configuration ({changes}). Use another folder, or delete it")
-    model.load_state_dict(saved["model"])
-    optimiser.load_state_dict(saved["optimiser"])
-    generator.set_state(saved["generator"].cpu())
-    vars(run).update(saved["run"])
+    model.load_state_dict(parts[0])
+    optimiser.load_state_dict(parts[1])
+    generator.set_state(parts[2].cpu())
+    vars(run).update(parts[3])
