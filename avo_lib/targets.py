@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,15 +44,12 @@ class Target:
 
 
 def quadrature_log_z(log_density: Callable[[Tensor], Tensor], box: float = 20.0, points: int = 1601) -> float:
-    """Log of the integral of a density on the plane, by the trapezoidal rule on a square grid in float64.
+    """Log Z in nats of a density on the plane, by the trapezoidal rule on a square grid in float64.
 
     Args:
         log_density: Log f in nats, ``(..., 2)`` to ``(...)``.
         box: Half the side of the square around the origin.
         points: Grid points along each side.
-
-    Returns:
-        Log Z in nats.
 
     >>> round(quadrature_log_z(lambda z: -0.5 * z.square().sum(-1)), 4)  # log 2 pi
     1.8379
@@ -133,39 +129,38 @@ def _ellipse(z: Tensor) -> Tensor:
     return -(2 - (z[..., 0].square() + 0.5 * z[..., 1].square()).sqrt()).square()
 
 
-def _wave(z1: Tensor) -> Tensor:
-    return torch.sin(0.5 * math.pi * z1)
-
-
-def _bump(z1: Tensor) -> Tensor:
-    return 3 * torch.exp(_half_square(z1 - 2, 1.0))
+def _wave_and_bump(z1: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sin(0.5 * math.pi * z1), 3 * torch.exp(_half_square(z1 - 2, 1.0))
 
 
 def _wavy_ridge(z: Tensor) -> Tensor:
-    return _half_square(z[..., 1] - _wave(z[..., 0]), 0.4) - 0.1 * z[..., 0].square()
+    wave, _ = _wave_and_bump(z[..., 0])
+    return _half_square(z[..., 1] - wave, 0.4) - 0.1 * z[..., 0].square()
 
 
 def _two_ridges(z: Tensor) -> Tensor:
-    offset = z[..., 1] - _wave(z[..., 0])
-    ridges = _log_sum(_half_square(offset, 0.35), _half_square(offset + _bump(z[..., 0]), 0.35))
-    return ridges - 0.05 * z[..., 0].square()
+    wave, bump = _wave_and_bump(z[..., 0])
+    offset = z[..., 1] - wave
+    return _log_sum(_half_square(offset, 0.35), _half_square(offset + bump, 0.35)) - 0.05 * z[..., 0].square()
 
 
 def _sample_wavy_ridge(n: int, generator: torch.Generator | None) -> Tensor:
     noise = torch.randn(n, 2, generator=generator)
     z1 = math.sqrt(5) * noise[:, 0]
-    return torch.stack([z1, _wave(z1) + 0.4 * noise[:, 1]], -1)
+    return torch.stack([z1, _wave_and_bump(z1)[0] + 0.4 * noise[:, 1]], -1)
 
 
 def _sample_two_ridges(n: int, generator: torch.Generator | None) -> Tensor:
     noise, lower = torch.randn(n, 2, generator=generator), torch.rand(n, generator=generator) < 0.5
     z1 = math.sqrt(10) * noise[:, 0]
-    return torch.stack([z1, _wave(z1) - lower * _bump(z1) + 0.35 * noise[:, 1]], -1)
+    wave, bump = _wave_and_bump(z1)
+    return torch.stack([z1, wave - lower * bump + 0.35 * noise[:, 1]], -1)
 
 
-_FOUR_WEIGHTS = (0.1, 0.3, 0.4, 0.2)
-_FOUR_PAPER = GaussianMixture(_FOUR_WEIGHTS, ((-2, 0), (2, 0), (0, 2), (0, -2)), math.sqrt(0.2))
-_FOUR_RELEASED = GaussianMixture(_FOUR_WEIGHTS, ((-2.5, 0), (2.5, 0), (0, 2.5), (0, -2.5)), math.sqrt(0.375))
+def _four_modes(radius: float, variance: float) -> GaussianMixture:
+    means = ((-radius, 0), (radius, 0), (0, radius), (0, -radius))
+    return GaussianMixture((0.1, 0.3, 0.4, 0.2), means, math.sqrt(variance))
+
 
 ENERGIES = "abcdef"
 VARIANTS = ("paper", "released")
@@ -196,22 +191,19 @@ def energy(name: str, variant: str = "released") -> Target:
             f"energies are {', '.join(ENERGIES)} in the variants {', '.join(VARIANTS)}, not {name, variant}"
         )
     label = f"energy {name}" + (f" ({variant})" if name in "bd" else "")
-    if name == "a":
-        return Target(label, _ring_with_two_modes, quadrature_log_z(_ring_with_two_modes))
-    if name == "b":
-        log_density = _broken_ring(0.5 if variant == "paper" else math.sqrt(0.5))
+    if name in "ab":
+        shrink = 0.5 if variant == "paper" else math.sqrt(0.5)
+        log_density = _ring_with_two_modes if name == "a" else _broken_ring(shrink)
         return Target(label, log_density, quadrature_log_z(log_density))
     if name == "c":
         radial = 0.5 * math.exp(-4) + math.sqrt(math.pi) * (1 + math.erf(2))
         return Target(label, _ellipse, math.log(2 * math.pi * math.sqrt(2) * radial))
     if name == "d":
-        mixture, log_z = (_FOUR_PAPER, 0.0) if variant == "paper" else (_FOUR_RELEASED, 2.5 - math.log(4))
-        return Target(
-            label,
-            lambda z: mixture.log_density(z) + log_z,
-            log_z,
-            lambda n, generator: mixture.sample(n, generator=generator),
+        mixture, log_z = (
+            (_four_modes(2.0, 0.2), 0.0) if variant == "paper" else (_four_modes(2.5, 0.375), 2.5 - math.log(4))
         )
+        sampler = lambda n, generator: mixture.sample(n, generator=generator)  # noqa: E731
+        return Target(label, lambda z: mixture.log_density(z) + log_z, log_z, sampler)
     if name == "e":
         return Target(label, _wavy_ridge, math.log(2 * math.pi * math.sqrt(5) * 0.4), _sample_wavy_ridge)
     return Target(label, _two_ridges, math.log(4 * math.pi * math.sqrt(10) * 0.35), _sample_two_ridges)
@@ -243,10 +235,6 @@ class LinearGaussian:
             )
         self.weight, self.bias, self.noise_std = weight, bias, noise_std
 
-    @cached_property
-    def _gram(self) -> Tensor:
-        return self.weight.T @ self.weight / self.noise_std**2
-
     def log_prior(self, z: Tensor) -> Tensor:
         """Log p(z) in nats."""
         return log_normal(z)
@@ -257,14 +245,15 @@ class LinearGaussian:
 
     def posterior(self, x: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
         """Mean ``(..., dim)`` and covariance ``(dim, dim)`` of the normalised p(z) p(x|z)^alpha."""
-        covariance = torch.linalg.inv(torch.eye(len(self._gram), dtype=x.dtype) + alpha * self._gram)
+        gram = self.weight.T @ self.weight / self.noise_std**2
+        covariance = torch.linalg.inv(torch.eye(len(gram), dtype=x.dtype) + alpha * gram)
         mean = alpha * (x - self.bias) @ self.weight @ covariance / self.noise_std**2
         return mean, covariance
 
     def log_z(self, x: Tensor, alpha: float = 1.0) -> Tensor:
         """Log of the integral of p(z) p(x|z)^alpha, in nats, ``(...)``; for alpha = 1 it is log p(x)."""
         mean, covariance = self.posterior(x, alpha)
-        at_mean = self.log_prior(mean) + alpha * self.log_likelihood(x, mean)
+        at_mean = log_normal(mean) + alpha * self.log_likelihood(x, mean)
         return at_mean + 0.5 * (torch.logdet(covariance) + len(covariance) * math.log(2 * math.pi))
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
