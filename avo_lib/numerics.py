@@ -100,7 +100,7 @@ def check_binary(x: Tensor) -> None:
         ValueError: If any entry is neither 0 nor 1.
     """
     # x - x² vanishes at 0 and 1 alone, and is NaN where x is not finite; this is called at every training step.
-    if torch.addcmul(x, x, x, value=-1).norm(1).item() != 0:
+    if torch.addcmul(x, x, x, value=-1).norm().item() != 0:
         raise ValueError(
             "pixels must be exactly 0 or 1 under a Bernoulli likelihood, but some are grey or not finite. "
             "Binarise first: avo_lib.data.binarise(x)."
