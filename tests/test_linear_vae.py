@@ -80,8 +80,9 @@ def test_elbo_is_a_bound_and_its_gap_is_known(covariance, generator):
 
 @pytest.mark.parametrize("noise_var", [None, 0.5, 2.0, 10.0])
 def test_the_bound_is_tight_and_flat_at_the_ppca_optimum(covariance, noise_var):
-    weight, variance, exact = ppca(covariance, 3, noise_var)
-    model = LinearVAE(weight, variance, learn_noise=noise_var is None)
+    best = ppca(covariance, 3, noise_var)
+    variance, exact = best.noise_var, best.log_marginal
+    model = LinearVAE(best.weight, variance, learn_noise=noise_var is None)
     bound = model.elbo(covariance)
     torch.testing.assert_close(bound, exact, rtol=0, atol=1e-10)
     bound.backward()

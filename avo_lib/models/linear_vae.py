@@ -9,7 +9,7 @@ number of data, not by one less: only then are these averages over the data them
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from avo_lib.numerics import LOG_2PI
 
 
-class PPCA(NamedTuple):
+@dataclass(frozen=True)
+class PPCA:
     """The maximum of probabilistic PCA's likelihood.
 
     Attributes:
@@ -42,8 +43,8 @@ def ppca(covariance: Tensor, dim: int, noise_var: float | None = None) -> PPCA:
     Raises:
         ValueError: If there are too many latents or σ² is not positive.
 
-    >>> weight, noise_var, _ = ppca(torch.tensor([5.0, 2.0, 1.0]), 1)
-    >>> noise_var.item(), round(weight.square().sum().item(), 4)
+    >>> best = ppca(torch.tensor([5.0, 2.0, 1.0]), 1)
+    >>> best.noise_var.item(), round(best.weight.square().sum().item(), 4)
     (1.5, 3.5)
     """
     if not 1 <= dim < len(covariance):
@@ -95,8 +96,8 @@ class LinearVAE(nn.Module):
         learn_noise: Whether σ² is a parameter.
 
     >>> covariance = torch.tensor([5.0, 2.0, 1.0])
-    >>> weight, noise_var, exact = ppca(covariance, 1)
-    >>> torch.isclose(LinearVAE(weight, noise_var).elbo(covariance), exact).item()
+    >>> best = ppca(covariance, 1)
+    >>> torch.isclose(LinearVAE(best.weight, best.noise_var).elbo(covariance), best.log_marginal).item()
     True
     """
 
