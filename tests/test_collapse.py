@@ -14,7 +14,7 @@ from avo_lib.testing import assert_bracket, assert_mean
 
 @dataclass(frozen=True)
 class LinearEncoder:
-    """x ~ N(0, diag(variance)), z | x ~ N(V x, diag(std²)); their aggregate is Gaussian, of covariance signal + diag(std²)."""
+    """x ~ N(0, diag(variance)), z | x ~ N(V x, diag(std²)); the aggregate of all z is Gaussian too."""
 
     V: Tensor
     std: Tensor
@@ -55,7 +55,7 @@ def test_kl_per_unit_is_the_average_log_ratio(generator):
 
 
 def test_activity_and_active_units(generator):
-    mean = ENCODER.proposal(200_000, generator).mean
+    mean = ENCODER.proposal(100_000, generator).mean
     torch.testing.assert_close(activity(mean), ENCODER.signal.diag(), rtol=0.02, atol=0)
     torch.testing.assert_close(activity(mean), mean.var(0))
     assert active_units(mean).tolist() == [True, True, False]  # the third has activity 0.0008
