@@ -28,6 +28,7 @@ from avo_lib.targets import ENERGIES, energy
 
 OBJECTIVES = ("elbo", "avo")
 FOUR_MODES = {"paper": (2.0, 0.2), "released": (2.5, 0.375)}  # of energy d: distance from the origin, variance
+SECTORS = 12
 MODE_WEIGHTS = (0.1, 0.3, 0.4, 0.2)  # left, right, top, bottom
 
 
@@ -131,20 +132,21 @@ def mode_masses(z: Tensor, variant: str = "released") -> Tensor:
 
 
 def evaluate(
-    config: ToyConfig, chain: Chain, *, points: int = 300, samples: int = 100, seed: int = 0
+    config: ToyConfig, chain: Chain, *, points: int = 1000, samples: int = 100, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Judge each seed of a trained chain: its ELBO, its marginal KL between two bounds, its mode masses.
 
     Args:
         config: Of the chain.
         chain: From :func:`train`.
-        points: Trajectories of each seed at which the KL is averaged, in blocks of 100; the ELBO takes ten times more.
+        points: Trajectories of each seed at which the KL is averaged, in blocks of 100; the rest takes ten times more.
         samples: Reverse trajectories K for each point; see :func:`avo_lib.evaluation.marginal_bounds`.
         seed: Of the noise.
 
     Returns:
         For each seed ``elbo``, ``kl_lower``, ``kl_upper``, their middle ``kl`` and the ``stderr`` of a bound, in nats;
-        for energy d also ``mode_masses``.
+        of the points z_T their ``std`` along each axis and their shares in twelve ``sectors`` around the origin,
+        counted anticlockwise from the left; for energy d also ``mode_masses``.
     """
     generator = torch.Generator().manual_seed(seed)
     log_z, block = energy(config.energy, config.variant).log_z, min(points, 100)
@@ -161,8 +163,11 @@ def evaluate(
         "kl": (lower + upper).mean(-1) / 2,
         "stderr": upper.std(-1) / upper.shape[-1] ** 0.5,
     }
+    z = many.z[-1].double()
+    sector = ((torch.atan2(z[..., 1], z[..., 0]) / math.pi + 1) * SECTORS / 2).long().clamp(max=SECTORS - 1)
+    rows |= {"std": z.std(-2), "sectors": nn.functional.one_hot(sector, SECTORS).double().mean(-2)}
     if config.energy == "d":
-        rows["mode_masses"] = mode_masses(many.z[-1], config.variant)
+        rows["mode_masses"] = mode_masses(z, config.variant)
     return [dict(zip(rows, row, strict=True)) for row in zip(*(part.tolist() for part in rows.values()), strict=True)]
 
 

@@ -63,6 +63,8 @@ def test_one_mode_of_four_costs_minus_log_of_its_weight():
         assert row["kl"] == pytest.approx(-math.log(0.4), abs=0.03) and row["stderr"] < 0.01
         assert row["mode_masses"][2] == pytest.approx(WITHIN, abs=5 * 0.003)
         assert max(row["mode_masses"][i] for i in (0, 1, 3)) < 0.002
+        assert sum(row["sectors"]) == pytest.approx(1) and sum(row["sectors"][8:10]) > 0.9  # 60 to 120 degrees
+        assert row["std"] == pytest.approx([math.sqrt(0.375)] * 2, rel=0.06)
 
 
 def test_mode_masses_of_exact_draws(generator):
