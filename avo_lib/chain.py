@@ -89,7 +89,7 @@ class Trajectory:
         The f_t between the ends cancel: :math:`\log w = \log f_T(z_T) - \log q_0(z_0) + \sum_t \log r_t/q_t`.
 
         Args:
-            beta: Weight of the Kullback-Leibler part; for beta ≠ 1 the value is no bound.
+            beta: Weight of the Kullback-Leibler part; for beta < 1 the value is no bound.
 
         Returns:
             Log weights in nats, ``(...)``.

@@ -80,7 +80,12 @@ def log_mean(log_w: Tensor, kind: Kind = "lower") -> Estimate:
 
     Returns:
         The estimate in nats.
+
+    Raises:
+        ValueError: If there are fewer than two weights.
     """
+    if log_w.numel() < 2:
+        raise ValueError(f"a standard error needs at least two weights, not {log_w.numel()}")
     value = log_mean_exp(log_w)
     relative = (log_w - value).exp()
     return Estimate(value.item(), relative.std().item() / math.sqrt(log_w.numel()), kind)

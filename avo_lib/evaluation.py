@@ -172,10 +172,12 @@ def log_likelihood(
 ) -> LogLikelihood:
     r"""Importance-sampled log-likelihood over *whole trajectories*, :math:`\log\frac1K\sum_k w_k(x)`.
 
-    A weight compares densities on the same space: all of z_0 … z_T, forward against reverse. Without the reverse kernels,
+    A weight compares densities on one space: all of z_0 … z_T, forward against reverse. Without the reverse kernels,
     p(x, z_T)/q_0(z_0) is no weight at all; the last kernel alone, p(x, z_T)/q_T(z_T | z_{T−1}), is unbiased but, when
-    that kernel is narrow, hopelessly too low at any K that one can afford. Image i draws from generators of its own, one for every 100
-    samples, so its result depends neither on ``rows`` nor on which other images are evaluated. Memory is constant in K.
+    that kernel is narrow, far too low at any K that one can afford.
+
+    Image i draws from generators of its own, one for every 100 samples: its result depends neither on ``rows`` nor on
+    which other images are evaluated. Memory is constant in K.
 
     Args:
         model: Anything with ``chain(x)``; put it in evaluation mode first.

@@ -15,7 +15,7 @@ def elbo(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
     """The evidence lower bound, one draw of log w for each trajectory.
 
     With kernels it is the hierarchical bound of Ranganath et al. 2016 (arXiv 1511.02386). A lower bound on log Z in
-    expectation when beta = 1, and no bound otherwise.
+    expectation when beta = 1; for beta < 1 no bound, and for a model with beta > 1 a looser one.
 
     Args:
         trajectory: Of any chain.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avo_lib.numerics import log_normal, sum_last
+from avo_lib.numerics import log_normal, quadrature_log_z, sum_last
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,6 @@ class Target:
         if self.sampler is None:
             raise ValueError(f"{self.name} has no exact sampler; energies d, e and f and the mixtures have one")
         return self.sampler(n, generator)
-
-
-def quadrature_log_z(log_density: Callable[[Tensor], Tensor], box: float = 20.0, points: int = 1601) -> float:
-    """Log Z in nats of a density on the plane, by the trapezoidal rule on a square grid in float64.
-
-    Args:
-        log_density: Log f in nats, ``(..., 2)`` to ``(...)``.
-        box: Half the side of the square around the origin.
-        points: Grid points along each side.
-
-    >>> round(quadrature_log_z(lambda z: -0.5 * z.square().sum(-1)), 4)  # log 2 pi
-    1.8379
-    """
-    axis = torch.linspace(-box, box, points, dtype=torch.float64)
-    step = axis[1] - axis[0]
-    rows = [log_density(torch.stack(torch.meshgrid(part, axis, indexing="ij"), -1)) for part in axis.split(200)]
-    return (torch.cat(rows).flatten().logsumexp(0) + 2 * step.log()).item()
 
 
 def _log_sum(*terms: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ def assert_mean(x: Tensor, truth: Tensor | float, *, resolution: float, z: float
     Raises:
         AssertionError: If the mean is off, or if the test could not have told.
 
+    >>> import torch
     >>> assert_mean(torch.randn(10_000, generator=torch.Generator().manual_seed(0)), 0.0, resolution=0.02)
     """
     mean, stderr = x.mean(0), x.std(0) / len(x) ** 0.5
@@ -55,9 +56,9 @@ def assert_bracket(lower: Estimate, truth: float, upper: Estimate, *, width: flo
     """
     if lower.kind != "lower" or upper.kind != "upper":
         raise AssertionError(f"need a lower and an upper bound, got {lower.kind} and {upper.kind}")
-    if upper.value - lower.value + z * (lower.stderr + upper.stderr) > width:
+    if not upper.value - lower.value + z * (lower.stderr + upper.stderr) <= width:  # not: NaN must fail
         raise AssertionError(f"no power: the bracket [{lower}, {upper}] is wider than {width}")
-    if lower.value - truth > z * lower.stderr + 1e-12 or truth - upper.value > z * upper.stderr + 1e-12:
+    if not (lower.value - truth <= z * lower.stderr + 1e-12 and truth - upper.value <= z * upper.stderr + 1e-12):
         raise AssertionError(f"{truth} is not between {lower} and {upper}")
 
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from avo_lib.targets import ENERGIES, VARIANTS, GaussianMixture, LinearGaussian, energy, quadrature_log_z
+from avo_lib.numerics import quadrature_log_z
+from avo_lib.targets import ENERGIES, VARIANTS, GaussianMixture, LinearGaussian, energy
 from avo_lib.testing import assert_mean
 
 # By an independent grid quadrature (box ±20), to five digits.

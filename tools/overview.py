@@ -31,7 +31,8 @@ def main() -> None:
         zs = chain.sample((4000,)).z
     figure, rows = plt.subplots(2, STEPS + 1, figsize=(9, 3.4), sharex=True, sharey=True)
     for t, (above, below) in enumerate(rows.T):
-        figures.show_density(above, lambda z, t=t: path.log_density(t, z), box=4.5, title=f"$\\alpha_{t} = {t / STEPS:g}$")
+        title = f"$\\alpha_{t} = {t / STEPS:g}$"
+        figures.show_density(above, lambda z, t=t: path.log_density(t, z), box=4.5, title=title)
         below.scatter(*zs[t].T, s=0.6, alpha=0.4, color=figures.COLOURS["avo"], linewidths=0)
         below.set_aspect("equal")
         for axes in (above, below):

@@ -1,0 +1,158 @@
+"""The command line: what the user can mend ends in one line that says how."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from avo_lib import __main__ as cli
+from avo_lib import experiments
+from avo_lib.data import DataError
+from avo_lib.experiments import EXPERIMENTS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def float32(float64):
+    """MNIST is float32, and so are the models trained on it."""
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Calls the command line in this process; returns exit status, standard output and the error."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["avo_lib", *arguments])
+        status, message = 0, ""
+        try:
+            cli.main()
+        except SystemExit as stop:
+            # A text is what the interpreter prints on standard error before it exits with 1.
+            status, message = (1, stop.code) if isinstance(stop.code, str) else (stop.code or 0, "")
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err + message
+
+    return command
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    setup = EXPERIMENTS["miniature"]["avo"]
+    model = replace(setup.model, hidden=(20,), latent=4, T=2)
+    small = replace(setup, model=model, train=replace(setup.train, epochs=1), images=100, samples=20)
+    monkeypatch.setitem(EXPERIMENTS, "miniature", {"avo": small})
+
+
+def folders(tmp_path: Path) -> list[str]:
+    return ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+
+
+def test_as_a_program():
+    """Once through the interpreter; the other tests call main(), which is quicker."""
+    command = [sys.executable, "-m", "avo_lib", "run", "--experiment", "cifar", "--method", "vae"]
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.stderr == f"error: no experiment 'cifar'; there are {', '.join(EXPERIMENTS)}\n"
+
+
+def test_list_names_every_experiment_and_method(call):
+    listed = "".join(f"{name}: {', '.join(methods)}\n" for name, methods in EXPERIMENTS.items())
+    assert call("list") == (0, listed, "")
+
+
+def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
+    status, out, _ = call("run", "--experiment", "miniature", "--method", "avo", "--device", "cpu", *folders(tmp_path))
+    header, row = out.splitlines()
+    assert status == 0 and "test NLL" in header and row.split()[:3] == ["miniature", "avo", "1"]
+    nll = json.loads((tmp_path / "results" / "miniature" / "avo-seed0.json").read_text())["test"]["nll"]
+    results = ["--results", str(tmp_path / "results")]
+    assert call("show", *results) == (0, out, "")
+    status, evaluated, _ = call("evaluate", "--experiment", "miniature", "--method", "avo", "--samples", "20", *results)
+    assert status == 0 and evaluated.startswith(f"test NLL: {nll:.2f} ±") and "nats" in evaluated
+    status, swept, _ = call("sweep", "--experiment", "miniature", "--seeds", "0", "--jobs", "1", *folders(tmp_path))
+    assert (status, swept) == (0, out)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "--experiment", "cifar", "--method", "vae"], "no experiment 'cifar'; there are report, paper"),
+        (["run", "--experiment", "report", "--method", "gan"], "no method 'gan' in report; there are vae, iwae, "),
+        (["sweep", "--experiment", "cifar"], "no experiment 'cifar'; there are report, paper"),
+        (["sweep", "--experiment", "report", "--methods", "gan"], "no method 'gan' in report; there are vae, iwae, "),
+        (["evaluate", "--experiment", "report", "--method", "avo", "--seed", "77"], "make it with: python -m avo_lib"),
+        (["run", "--experiment", "report", "--method", "vae", "--device", "abacus"], "cpu, cuda"),
+        (["run", "--experiment", "report", "--method", "vae", "--threads", "0"], "positive integer"),
+        (["show"], "make one with: python -m avo_lib run --experiment report --method vae"),
+    ],
+)
+def test_what_the_user_can_mend_is_said_in_one_line(arguments, message, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there are no results
+    status, out, error = call(*arguments)
+    assert status == 1 and out == ""
+    assert error.startswith("error: ") and message in error and "\n" not in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["fly"], ["fly", "run, sweep, evaluate, show, list"]),
+        (["run", "--experiment", "report", "--method", "vae", "--colour", "red"], ["--colour", "--help"]),
+        (["run", "--experiment", "report"], ["--method"]),
+        (["run", "--experiment", "report", "--method", "vae", "--seed", "one"], ["--seed", "'one'"]),
+    ],
+)
+def test_what_cannot_be_parsed_is_shown(arguments, message, call):
+    status, out, error = call(*arguments)
+    assert status == 2 and "Traceback" not in out + error
+    assert all(part in out + error for part in message)
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "evaluate", "show", "list"])
+def test_every_command_has_help(command, call):
+    status, out, _ = call(command, "--help")
+    assert status == 0 and f"python -m avo_lib {command}" in out
+
+
+def test_a_broken_result_is_named(call, tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "avo-seed0.json").write_text("{")
+    status, _, error = call("show", "--results", str(tmp_path))
+    assert status == 1 and error.startswith("error: ") and "toy/avo-seed0.json is not a result" in error
+
+
+def test_an_unwritable_folder(call, tiny, tmp_path):
+    (tmp_path / "runs").touch()
+    status, _, error = call("run", "--experiment", "miniature", "--method", "avo", *folders(tmp_path))
+    assert status == 1 and error.startswith("error: cannot write to ") and "runs/miniature/avo-seed0" in error
+
+
+@pytest.mark.parametrize("trouble", [DataError("MNIST is damaged"), FloatingPointError("the objective is nan")])
+def test_trouble_on_the_way_is_said_in_one_line(trouble, call, monkeypatch):
+    def fail(*_, **__):
+        raise trouble
+
+    monkeypatch.setattr(experiments, "run", fail)
+    status, _, error = call("run", "--experiment", "report", "--method", "vae")
+    assert (status, error) == (1, f"error: {trouble}")
+
+
+def test_a_mistake_in_the_library_keeps_its_traceback(call, monkeypatch):
+    monkeypatch.setattr(experiments, "run", None)
+    with pytest.raises(TypeError):
+        call("run", "--experiment", "report", "--method", "vae")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dask") is not None, reason="dask is installed: nothing is missing")
+def test_a_scheduler_without_dask(call, tmp_path):
+    status, _, error = call(
+        "sweep", "--experiment", "miniature", "--scheduler", "tcp://127.0.0.1:1", *folders(tmp_path)
+    )
+    assert (status, error) == (1, "error: a scheduler needs dask: pip install 'avo-lib[cluster]'")

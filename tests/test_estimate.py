@@ -1,0 +1,79 @@
+"""Estimates know which side of the truth they are on, and how far they may be."""
+
+import math
+
+import pytest
+import torch
+
+from avo_lib.estimate import Estimate, log_mean, mean
+
+
+def test_a_negated_lower_bound_is_an_upper_bound():
+    lower = Estimate(-90.0, 0.2, "lower")
+    assert -lower == Estimate(90.0, 0.2, "upper")
+    negated = -lower
+    assert -negated == lower
+    assert -Estimate(1.0, 0.1, "exact") == Estimate(-1.0, 0.1, "exact")
+
+
+def test_a_constant_moves_the_value_alone():
+    assert 5.0 + Estimate(-90.0, 0.2, "lower") == Estimate(-85.0, 0.2, "lower")
+
+
+def test_it_is_printed_with_its_direction():
+    assert str(Estimate(-90.004, 0.2, "lower")) == "-90.00 ± 0.20 (lower bound)"
+    assert str(Estimate(1.0, 0.0, "exact")) == "1.00 ± 0.00 (exact)"
+
+
+def test_another_kind_is_refused():
+    with pytest.raises(ValueError, match="one of exact, lower, upper, not 'about'"):
+        Estimate(1.0, 0.1, "about")
+
+
+def test_mean_has_the_standard_error_of_the_mean():
+    found = mean(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), "lower")
+    assert found.value == 3.0 and found.kind == "lower"
+    assert found.stderr == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3) / 2)
+
+
+@pytest.mark.parametrize("shape", [(1,), (0,), ()])
+def test_too_few_draws_are_refused(shape):
+    with pytest.raises(ValueError, match="at least two draws"):
+        mean(torch.zeros(shape), "exact")
+
+
+def test_equal_weights_are_exact():
+    found = log_mean(torch.full((10,), -700.0))
+    assert (found.value, found.kind) == (pytest.approx(-700.0), "lower")
+    assert found.stderr == pytest.approx(0.0, abs=1e-12)
+
+
+def log_normal_weights(sigma: float, K: int, repetitions: int, generator: torch.Generator) -> torch.Tensor:
+    """Log weights with E w = 1, so that what is estimated is zero."""
+    return sigma * torch.randn(repetitions, K, generator=generator) - sigma**2 / 2
+
+
+def test_the_log_of_a_mean_has_the_right_standard_error(generator):
+    """Many repetitions show the error that each of them estimates."""
+    found = [log_mean(log_w) for log_w in log_normal_weights(0.5, 400, 3000, generator)]
+    values, errors = (torch.tensor([getattr(one, name) for one in found]) for name in ("value", "stderr"))
+    exact = math.sqrt(math.expm1(0.25) / 400)  # the limit of the delta method
+    assert errors.mean().item() == pytest.approx(exact, rel=0.02)
+    assert values.std().item() == pytest.approx(exact, rel=0.08)  # five standard errors of a standard deviation
+
+
+def test_the_log_of_a_mean_is_too_small_on_average(generator):
+    """By Jensen's inequality, and by about half the variance of the mean: that makes it a lower bound."""
+    found = [log_mean(log_w) for log_w in log_normal_weights(1.0, 20, 4000, generator)]
+    values = torch.tensor([one.value for one in found])
+    assert values.mean() + 5 * values.std() / math.sqrt(len(values)) < 0
+    assert {one.kind for one in found} == {"lower"}
+
+
+def test_a_direction_can_be_given():
+    assert log_mean(torch.zeros(3), "upper").kind == "upper"
+
+
+def test_one_weight_has_no_standard_error():
+    with pytest.raises(ValueError, match="two weights"):
+        log_mean(torch.zeros(1))

@@ -1,0 +1,179 @@
+"""Named experiments: what they are, and that a run leaves all that it should."""
+
+import json
+import shutil
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+import avo_lib
+from avo_lib import experiments
+from avo_lib.data import load_mnist
+from avo_lib.experiments import EXPERIMENTS, find, load_model, log_likelihood_of_test, run, sweep
+from avo_lib.models import VAEConfig
+from avo_lib.paths import WarmUp
+from avo_lib.results import load_results, result_file, table
+
+METHODS = ["vae", "iwae", "householder", "hvi", "avo"]
+KEYS = "experiment method seed config versions seconds epochs best_epoch curve train valid test".split()
+
+
+@pytest.fixture(autouse=True)
+def float32(float64):
+    """MNIST is float32, and so are the models trained on it."""
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """The miniature experiment, smaller still."""
+    small = {}
+    for name, setup in EXPERIMENTS["miniature"].items():
+        model = replace(setup.model, hidden=(20,), latent=4, T=min(setup.model.T, 2))
+        small[name] = replace(setup, model=model, train=replace(setup.train, epochs=1), images=200, samples=20)
+    monkeypatch.setitem(EXPERIMENTS, "miniature", small)
+    monkeypatch.setattr(experiments, "load_mnist", cache(load_mnist))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_writes_its_result_and_weights(method, folders):
+    state = torch.get_rng_state()
+    result = run("miniature", method, 3, device="cpu", **folders)
+    assert torch.equal(torch.get_rng_state(), state)
+    file = result_file("miniature", method, 3, folders["results"])
+    assert sorted(path.name for path in file.parent.iterdir()) == [file.name, f"{method}-seed3.safetensors"]
+    assert json.loads(file.read_text()) == json.loads(json.dumps(result))  # which knows no tuples
+    assert list(result) == KEYS
+    assert (result["experiment"], result["method"], result["seed"]) == ("miniature", method, 3)
+    assert result["versions"]["avo_lib"] == avo_lib.__version__ and result["versions"]["device"] == "cpu"
+    assert result["config"]["model"]["hidden"] == (20,) and result["config"]["images"] == 200
+    assert result["config"]["train"]["beta"] == "WarmUp(start=0.2, rate=0.002)"
+    assert result["epochs"] == len(result["curve"]) == 1 and result["seconds"] >= 0
+    assert set(result["train"]) == set(result["valid"]) == {"elbo", "kl"}
+    test = result["test"]
+    assert set(test) == {"elbo", "kl", "nll", "stderr", "samples", "images", "ess", "nll_by_samples"}
+    assert (test["samples"], test["images"]) == (20, 200) and list(test["nll_by_samples"]) == ["1", "10", "20"]
+    assert test["nll_by_samples"]["20"] == pytest.approx(test["nll"])
+    assert 1 <= test["ess"] <= 20 and 0 < test["kl"] < -test["elbo"]
+    # More samples bring the estimate closer; one sample is the ELBO, up to other noise.
+    assert test["nll"] < test["nll_by_samples"]["10"] < test["nll_by_samples"]["1"]
+    assert test["nll_by_samples"]["1"] == pytest.approx(-test["elbo"], rel=0.02)
+
+
+def test_published_weights_give_the_published_likelihood(folders):
+    setup, result = find("miniature", "avo"), run("miniature", "avo", device="cpu", **folders)
+    model = load_model("miniature", "avo", results=folders["results"])
+    assert not model.training
+    again = log_likelihood_of_test(model, setup.data(), setup.samples)
+    assert again.nll.value == result["test"]["nll"] and again.nll.stderr == result["test"]["stderr"]
+
+
+def test_the_same_command_gives_the_same_result(folders, tmp_path):
+    first = run("miniature", "hvi", device="cpu", **folders)
+    shutil.rmtree(folders["runs"])
+    again = run("miniature", "hvi", device="cpu", **folders)
+    assert first | {"seconds": 0} == again | {"seconds": 0}
+    other = run("miniature", "hvi", 1, device="cpu", **folders)
+    assert other["test"]["nll"] != first["test"]["nll"]
+
+
+def test_a_seed_fixes_the_initial_weights_alone():
+    setup, state = find("miniature", "avo"), torch.get_rng_state()
+    one, same, other = (setup.build(seed).state_dict()["q0.weight"] for seed in (0, 0, 1))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_missing_weights_name_the_command_that_makes_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m avo_lib run --experiment report --method avo --seed 2"):
+        load_model("report", "avo", 2, results=tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "another architecture"])
+def test_weights_that_do_not_fit_are_named(damage, folders):
+    run("miniature", "vae", device="cpu", **folders)
+    file = result_file("miniature", "vae", 0, folders["results"]).with_suffix(".safetensors")
+    method = "vae" if damage == "cut" else "avo"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-10])
+    else:
+        file.rename(file.with_name("avo-seed0.safetensors"))
+    with pytest.raises(ValueError, match=rf"{method}-seed0\.safetensors is damaged or of another configuration"):
+        load_model("miniature", method, results=folders["results"])
+
+
+def test_a_sweep_runs_what_is_missing_and_nothing_else(folders):
+    run("miniature", "vae", device="cpu", **folders)
+    kept = result_file("miniature", "vae", 0, folders["results"])
+    marked = kept.read_text() + "\n"
+    kept.write_text(marked)
+    files = sweep("miniature", ["vae", "avo"], [0, 1], jobs=1, **folders)
+    assert [file.name for file in files] == [
+        f"{method}-seed{seed}.json" for seed in (0, 1) for method in ("vae", "avo")
+    ]
+    assert all(file.is_file() for file in files)
+    assert kept.read_text() == marked
+    assert list(table(load_results(folders["results"]))["seeds"]) == [2, 2]
+
+
+def test_a_sweep_without_methods_means_all(folders, monkeypatch):
+    monkeypatch.setattr(experiments, "run", lambda *_, **__: None)
+    files = sweep("miniature", jobs=1, **folders)
+    assert [file.name for file in files] == [f"{method}-seed0.json" for method in METHODS]
+
+
+def test_a_sweep_checks_every_name_first(folders, monkeypatch):
+    monkeypatch.setattr(experiments, "run", None)  # were it called, a TypeError
+    with pytest.raises(ValueError, match="no method 'gan' in miniature; there are vae, iwae"):
+        sweep("miniature", ["vae", "gan"], jobs=1, **folders)
+    with pytest.raises(ValueError, match="no experiment 'cifar'; there are report, paper, miniature"):
+        sweep("cifar", jobs=1, **folders)
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(ValueError, match="no experiment 'cifar'; there are report, paper, miniature"):
+        find("cifar", "vae")
+    with pytest.raises(ValueError, match="no method 'gan' in report; there are vae, iwae, householder, hvi, avo"):
+        find("report", "gan")
+
+
+def test_every_protocol_compares_the_same_methods():
+    for protocol in EXPERIMENTS.values():
+        assert list(protocol) == METHODS
+        base = protocol["vae"]
+        for name, setup in protocol.items():  # the methods differ in what makes them, and in nothing else
+            assert setup.binarisation == base.binarisation and setup.samples == base.samples
+            train = replace(setup.train, samples=base.train.samples, avo_share=base.train.avo_share)
+            assert train == base.train, name
+            assert replace(setup.model, T=0, kernel="gated") == replace(base.model, T=0), name
+            assert (setup.train.samples > 1) == (name == "iwae") and (setup.train.avo_share > 0) == (name == "avo")
+            assert (setup.model.T == 0) == (name in ("vae", "iwae"))
+            assert (setup.model.kernel == "householder") == (name == "householder")
+
+
+def test_the_report_protocol():
+    """The settings of the 2020 report."""
+    setup = EXPERIMENTS["report"]["avo"]
+    model, train = setup.model, setup.train
+    assert (model.hidden, model.layers, model.batch_norm, model.latent) == ((300, 300), "leaky_relu", True, 40)
+    assert (model.T, model.kernel, model.kernel_hidden) == (5, "gated", 40)
+    assert (train.epochs, train.batch_size, train.lr, train.avo_share) == (25, 64, 1e-3, 0.2)
+    assert train.beta == WarmUp(start=0.2, rate=2e-4) and train.patience is None
+    assert (setup.binarisation, setup.images, setup.samples) == ("dynamic", None, 1000)
+
+
+def test_the_paper_protocol():
+    setup = EXPERIMENTS["paper"]["avo"]
+    model, train = setup.model, setup.train
+    assert (model.hidden, model.layers, model.batch_norm, model.latent) == ((300, 300), "gated", False, 40)
+    assert (model.T, model.kernel, model.conditioning) == (5, "gated", "weight_norm")
+    assert train.patience is not None and train.beta(10**6) == 1  # it stops early, on the bound at beta = 1
+    assert (setup.binarisation, setup.images, setup.samples) == ("fixed", None, 1000)
+    assert VAEConfig().pixels == model.pixels == 784

@@ -1,0 +1,76 @@
+"""The slider: what it refuses, and what it is made of."""
+
+import base64
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from avo_lib.explore import frame_slider
+
+
+def frames(n: int, size: float = 1.0) -> list[Figure]:
+    return [Figure(figsize=(size, size)) for _ in range(n)]
+
+
+def slider(n: int = 3, **changes):
+    options = {"labels": [f"α = {i}" for i in range(n)], "name": "α", "alt": "A density"} | changes
+    return frame_slider(frames(n), **options)
+
+
+def every_widget(root: widgets.Widget) -> list[widgets.Widget]:
+    return [root, *(found for child in getattr(root, "children", ()) for found in every_widget(child))]
+
+
+def test_one_page_for_each_frame():
+    pages = [widget.value for widget in every_widget(slider(3)) if isinstance(widget, widgets.HTML)]
+    assert len(pages) == 3
+    for i, page in enumerate(pages):
+        assert f"α = {i}</figcaption>" in page and f'alt="A density, α = {i}"' in page
+        start = page.index("base64,") + len("base64,")
+        assert base64.b64decode(page[start : page.index('"', start)]).startswith(b"\x89PNG")
+
+
+def test_the_controls_reach_every_frame():
+    box = slider(4)
+    slide = next(widget for widget in every_widget(box) if isinstance(widget, widgets.IntSlider))
+    play = next(widget for widget in every_widget(box) if isinstance(widget, widgets.Play))
+    stack = next(widget for widget in every_widget(box) if isinstance(widget, widgets.Stack))
+    assert (slide.min, slide.max, slide.value, slide.description) == (0, 3, 0, "α")
+    assert (play.min, play.max) == (0, 3)
+    assert len(stack.children) == 4 and stack.selected_index == 0
+
+
+def test_texts_cannot_break_the_page():
+    box = slider(1, labels=["<b>β < 1"], alt='a "quoted" <word>')
+    page = next(widget.value for widget in every_widget(box) if isinstance(widget, widgets.HTML))
+    assert "<b>" not in page and "<word>" not in page and '"quoted"' not in page
+    assert "&lt;b&gt;β &lt; 1" in page
+
+
+def test_figures_are_closed():
+    opened = [plt.figure(figsize=(1, 1)) for _ in range(2)]
+    frame_slider(opened, labels=["one", "two"], name="n", alt="nothing")
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    "n, changes, message",
+    [
+        (0, {}, "at least one figure"),
+        (16, {}, "at most 15 figures, got 16"),
+        (3, {"labels": ["a", "b"]}, "one label per figure, got 2 for 3"),
+    ],
+)
+def test_wrong_input_is_refused(n, changes, message):
+    with pytest.raises(ValueError, match=message):
+        slider(n, **changes)
+
+
+def test_frames_that_fill_the_page_are_refused(generator):
+    figure = Figure(figsize=(8, 8))
+    figure.figimage(torch.rand(600, 600, generator=generator).numpy())
+    with pytest.raises(ValueError, match="kB of the page"):
+        frame_slider([figure], labels=["noise"], name="n", alt="noise")

@@ -1,0 +1,443 @@
+"""Training improves, resumes bit for bit, and stops when it must."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from avo_lib import training
+from avo_lib.data import MNIST, Split
+from avo_lib.estimate import Estimate
+from avo_lib.models import VAE, VAEConfig
+from avo_lib.paths import Constant, Cyclical, WarmUp
+from avo_lib.training import TrainConfig, fit
+
+MODEL = VAEConfig(pixels=12, hidden=(10, 8), latent=3, T=2, kernel_hidden=5)  # with batch norm
+OBJECTIVES = {
+    "elbo": TrainConfig(epochs=3, batch_size=16, beta=WarmUp(0.5, 0.05)),
+    "iwae": TrainConfig(epochs=3, batch_size=16, samples=3),
+    "avo": TrainConfig(epochs=3, batch_size=16, avo_share=0.5, beta=WarmUp(0.5, 0.05)),
+}
+BATCHES = 4  # of 16 among 60 images: the last one is smaller
+
+
+def tiny_data(images: int = 60, *, dynamic: bool = True) -> MNIST:
+    """Images of two kinds, mirrored, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(5)
+    kind = torch.randint(2, (3 * images, 1), generator=generator)
+    grey = 0.15 + 0.7 * (torch.arange(12) % 2 == kind).double()
+    binary = (torch.rand(grey.shape, generator=generator) < grey).double()
+    train, valid, test = (binary.split(images)[i] for i in range(3))
+    train = grey[:images] if dynamic else train
+    return MNIST(*(Split(part, torch.zeros(images, dtype=torch.long)) for part in (train, valid, test)), dynamic)
+
+
+def new_model(config: VAEConfig = MODEL) -> VAE:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return VAE(config)
+
+
+def train(config: TrainConfig, **kwargs) -> tuple[VAE, training.Progress]:
+    model = new_model()
+    return model, fit(model, tiny_data(), config, seed=7, device="cpu", **kwargs)
+
+
+def assert_same_run(one: tuple[VAE, training.Progress], other: tuple[VAE, training.Progress]) -> None:
+    """Bit for bit: no tolerance."""
+    weights, others = one[0].state_dict(), other[0].state_dict()
+    assert weights.keys() == others.keys()
+    for name in weights:
+        assert torch.equal(weights[name], others[name]), name
+    for field in ("epoch", "step", "curve", "best_epoch", "best_bound"):
+        assert getattr(one[1], field) == getattr(other[1], field), field
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    torch.set_default_dtype(torch.float64)  # a module's fixture comes before the one of each test
+    return {name: train(config) for name, config in OBJECTIVES.items()}
+
+
+class PowerCut(BaseException):
+    """Like a signal, it is no Exception that a well-meaning handler could swallow."""
+
+
+@pytest.fixture
+def cut_power(monkeypatch):
+    """Makes the n-th mini-batch from now on fail, as it is drawn; a fresh call moves the cut."""
+    real = training.binarise
+
+    def cut_at(n: int) -> None:
+        left = iter(range(n))
+
+        def binarise(x, *, generator):
+            if next(left, None) is None:
+                raise PowerCut
+            return real(x, generator=generator)
+
+        monkeypatch.setattr(training, "binarise", binarise)
+
+    return cut_at
+
+
+def saved(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_training_improves_the_validation_bound(objective, uninterrupted):
+    _, run = train(dataclasses.replace(OBJECTIVES[objective], epochs=40, lr=2e-2))
+    bounds = [row["valid"] for row in run.curve]
+    assert run.best_bound == max(bounds) > bounds[0] + 0.5
+    # Better than a model that knows nothing, and not better than the truth: two kinds, each pixel with its own noise.
+    # (60 images have their mean log probability within 0.3 nats, and five times that is allowed.)
+    entropy = math.log(2) - 12 * (0.85 * math.log(0.85) + 0.15 * math.log(0.15))
+    assert -12 * math.log(2) < run.best_bound < -entropy + 1.5
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_folder_changes_nothing(objective, uninterrupted, tmp_path):
+    run = train(OBJECTIVES[objective], folder=tmp_path, checkpoint_seconds=0)
+    assert_same_run(run, uninterrupted[objective])
+    assert json.loads((tmp_path / "log.json").read_text()) == run[1].curve
+    assert run[1].epoch == 3 and run[1].step == 3 * BATCHES
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.json"}
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 3600.0])
+@pytest.mark.parametrize("cut", [0, 1, BATCHES - 1, BATCHES, BATCHES + 2, 3 * BATCHES - 1])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_interrupted_anywhere_it_ends_the_same(
+    objective, cut, checkpoint_seconds, uninterrupted, tmp_path, cut_power, monkeypatch
+):
+    with monkeypatch.context():
+        cut_power(cut)
+        with pytest.raises(PowerCut):
+            train(OBJECTIVES[objective], folder=tmp_path, checkpoint_seconds=checkpoint_seconds)
+    # With no time between checkpoints not a step is lost, else those since the last epoch.
+    assert saved(tmp_path)["run"]["step"] == (cut if checkpoint_seconds == 0 else cut // BATCHES * BATCHES)
+    cut_power(10**6)
+    again = train(OBJECTIVES[objective], folder=tmp_path, checkpoint_seconds=checkpoint_seconds)
+    assert_same_run(again, uninterrupted[objective])
+
+
+def test_interrupted_again_and_again_it_ends_the_same(uninterrupted, tmp_path, cut_power):
+    for _ in range(3 * BATCHES // 2 - 1):  # two batches at each attempt, and the last attempt is not cut
+        cut_power(2)
+        with pytest.raises(PowerCut):
+            train(OBJECTIVES["avo"], folder=tmp_path, checkpoint_seconds=0)
+    cut_power(2)
+    assert_same_run(train(OBJECTIVES["avo"], folder=tmp_path, checkpoint_seconds=0), uninterrupted["avo"])
+
+
+def test_interrupted_in_validation_it_ends_the_same(uninterrupted, tmp_path, monkeypatch):
+    def cut(*args, **kwargs):
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "average_bound", cut)
+        with pytest.raises(PowerCut):
+            train(OBJECTIVES["elbo"], folder=tmp_path, checkpoint_seconds=0)
+    assert_same_run(train(OBJECTIVES["elbo"], folder=tmp_path), uninterrupted["elbo"])
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+import test_training
+real, calls = os.fsync, iter(range(7))
+def fsync(descriptor):
+    if next(calls, None) is None:
+        print("in the middle of a checkpoint", flush=True)
+        time.sleep(600)
+    real(descriptor)
+os.fsync = fsync
+test_training.train(test_training.OBJECTIVES["avo"], folder=Path(sys.argv[2]), checkpoint_seconds=0)
+"""
+
+
+def test_killed_while_it_writes_a_checkpoint_it_ends_the_same(uninterrupted, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "in the middle of a checkpoint\n"
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    at = saved(tmp_path)["run"]
+    assert 0 < at["batch"] < BATCHES and at["epoch"] >= 1, "the kill was to come in mid-epoch"
+    assert_same_run(train(OBJECTIVES["avo"], folder=tmp_path, checkpoint_seconds=0), uninterrupted["avo"])
+
+
+def test_a_finished_run_is_not_trained_again(uninterrupted, tmp_path, cut_power):
+    train(OBJECTIVES["elbo"], folder=tmp_path)
+    cut_power(0)
+    assert_same_run(train(OBJECTIVES["elbo"], folder=tmp_path), uninterrupted["elbo"])
+
+
+def test_a_seed_is_another_run(uninterrupted):
+    model = new_model()
+    run = fit(model, tiny_data(), OBJECTIVES["elbo"], seed=8, device="cpu")
+    assert run.curve != uninterrupted["elbo"][1].curve
+
+
+@pytest.mark.parametrize(
+    "name, was, now, change",
+    [
+        ("lr", "0.001", "0.002", {"config": {"lr": 2e-3}}),
+        ("beta", "WarmUp", "Constant", {"config": {"beta": Constant()}}),
+        ("avo_share", "0.5", "0.1", {"config": {"avo_share": 0.1}}),
+        ("latent", "3", "4", {"model": {"latent": 4}}),
+        ("seed", "7", "8", {"seed": 8}),
+        ("images", "60", "50", {"images": 50}),
+        ("dynamic", "True", "False", {"dynamic": False}),
+    ],
+)
+def test_another_configuration_is_refused(name, was, now, change, tmp_path):
+    config = OBJECTIVES["avo"]
+    train(config, folder=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    model = new_model(dataclasses.replace(MODEL, **change.get("model", {})))
+    data = tiny_data(change.get("images", 60), dynamic=change.get("dynamic", True))
+    config = dataclasses.replace(config, **change.get("config", {}))
+    with pytest.raises(ValueError, match=rf"another configuration \({name} was {was}.*, is {now}.*Use another folder"):
+        fit(model, data, config, seed=change.get("seed", 7), folder=tmp_path, device="cpu")
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"no checkpoint at all"),
+        lambda file: file.write_bytes(file.read_bytes()[:-100]),
+        lambda file: torch.save({"weights": torch.zeros(2)}, file),
+        lambda file: torch.save([1, 2], file),
+        lambda file: torch.save({key: value for key, value in saved(file.parent).items() if key != "optimiser"}, file),
+    ],
+    ids=["empty", "text", "cut", "other dictionary", "list", "without its optimiser"],
+)
+def test_a_corrupt_checkpoint_is_refused(damage, tmp_path):
+    train(OBJECTIVES["elbo"], folder=tmp_path)
+    damage(tmp_path / "checkpoint.pt")
+    with pytest.raises(
+        ValueError, match=r"^\S*checkpoint\.pt is damaged or not a checkpoint of this library\. Delete it"
+    ):
+        train(OBJECTIVES["elbo"], folder=tmp_path)
+
+
+def test_an_unwritable_folder_fails_before_the_first_step(tmp_path, cut_power):
+    (tmp_path / "file").touch()
+    cut_power(0)
+    with pytest.raises(OSError, match=r"cannot write to .*file/run: .*Choose a writable folder"):
+        train(OBJECTIVES["elbo"], folder=tmp_path / "file" / "run")
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Spoils a weight in the n-th step, as a gradient that overflows does: the objective is still finite then."""
+    real = torch.optim.Adam.step
+
+    def in_step(n: int) -> None:
+        left = iter(range(n))
+
+        def step(self, *args, **kwargs):
+            real(self, *args, **kwargs)
+            if next(left, None) is None:
+                with torch.no_grad():
+                    self.param_groups[0]["params"][0][0, 0] = math.nan
+
+        monkeypatch.setattr(torch.optim.Adam, "step", step)
+
+    return in_step
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 3600.0])
+@pytest.mark.parametrize("step", [1, BATCHES - 1, BATCHES + 1, 3 * BATCHES - 1])
+def test_nan_stops_the_run_and_leaves_a_good_checkpoint(
+    step, checkpoint_seconds, uninterrupted, tmp_path, poison, monkeypatch
+):
+    with monkeypatch.context():
+        poison(step)
+        with pytest.raises(FloatingPointError, match=f"is nan at step {step + 1}; the last good checkpoint is in"):
+            train(OBJECTIVES["elbo"], folder=tmp_path, checkpoint_seconds=checkpoint_seconds)
+    kept = saved(tmp_path)
+    assert all(bool(value.isfinite().all()) for value in kept["model"].values())
+    assert kept["run"]["step"] == (step if checkpoint_seconds == 0 else step // BATCHES * BATCHES)
+    poison(10**6)
+    assert_same_run(train(OBJECTIVES["elbo"], folder=tmp_path), uninterrupted["elbo"])
+
+
+def test_nan_without_a_folder_says_so(poison):
+    poison(2)
+    with pytest.raises(FloatingPointError, match=r"is nan at step 3; no checkpoint was asked for"):
+        train(OBJECTIVES["elbo"])
+
+
+def bounds_per_epoch(monkeypatch, values: list[float]) -> None:
+    """Let validation find these bounds, one an epoch."""
+    found = iter(values)
+    monkeypatch.setattr(training, "average_bound", lambda *_, **__: (Estimate(next(found), 0.1, "lower"), 0.0))
+
+
+def test_early_stopping_leaves_the_best_epochs_weights(monkeypatch):
+    bounds_per_epoch(monkeypatch, [-5.0, -3.0, -4.0, -3.5, -9.0])
+    config = TrainConfig(epochs=5, batch_size=16, patience=2)
+    stopped, run = train(config)
+    assert (run.epoch, run.best_epoch, run.best_bound) == (4, 2, -3.0)
+    bounds_per_epoch(monkeypatch, [-5.0, -3.0])
+    shorter, _ = train(dataclasses.replace(config, epochs=2, lr_drop=1.0))
+    for name, value in shorter.state_dict().items():
+        assert torch.equal(value, stopped.state_dict()[name]), name
+    assert not stopped.training
+
+
+def test_patience_begins_when_beta_is_one(monkeypatch):
+    """Beta is 1 from the 12th step on, which ends the third epoch of four steps."""
+    bounds_per_epoch(monkeypatch, [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0])
+    _, run = train(TrainConfig(epochs=6, batch_size=16, patience=2, beta=WarmUp(0.4, 0.05)))
+    assert [row["beta"] == 1 for row in run.curve] == [False, False, True, True]
+    assert (run.epoch, run.best_epoch) == (4, 1)
+
+
+def test_without_patience_every_epoch_is_trained(monkeypatch):
+    bounds_per_epoch(monkeypatch, [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0])
+    _, run = train(TrainConfig(epochs=6, batch_size=16))
+    assert (run.epoch, run.best_epoch) == (6, 1)
+
+
+def test_the_learning_rate_drops_for_the_last_fifth(monkeypatch):
+    real, seen = torch.optim.Adam.step, []
+
+    def step(self, *args, **kwargs):
+        seen.append(self.param_groups[0]["lr"])
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    train(TrainConfig(epochs=10, batch_size=60, lr=1e-3, lr_drop=0.1))
+    assert seen == pytest.approx([1e-3] * 8 + [1e-4] * 2)
+
+
+def test_the_schedule_of_beta_counts_steps(monkeypatch):
+    seen, real = [], training.elbo
+    monkeypatch.setattr(training, "elbo", lambda trajectory, beta: seen.append(beta) or real(trajectory, beta))
+    train(TrainConfig(epochs=2, batch_size=16, beta=Cyclical(period=4, cycles=2)))
+    assert seen == [0.0, 0.5, 1.0, 1.0] * 2
+
+
+def test_dynamic_binarisation_draws_anew_at_every_visit(monkeypatch):
+    seen, real = [], training.binarise
+
+    def binarise(x, *, generator):
+        seen.append(real(x, generator=generator))
+        return seen[-1]
+
+    monkeypatch.setattr(training, "binarise", binarise)
+    train(TrainConfig(epochs=2, batch_size=60))
+    assert len(seen) == 2 and not torch.equal(seen[0].sum(0), seen[1].sum(0))
+    fit(new_model(), tiny_data(dynamic=False), TrainConfig(epochs=1, batch_size=60), device="cpu")
+    assert len(seen) == 2
+
+
+def test_every_image_is_visited_once_an_epoch(monkeypatch):
+    data = tiny_data(dynamic=False)
+    marked = data.train.images.clone()
+    marked[:, :6] = (torch.arange(60)[:, None] >> torch.arange(6) & 1).double()  # an image carries its own number
+    data = dataclasses.replace(data, train=Split(marked, data.train.labels))
+    model, seen = new_model(), []
+    real = model.sample_trajectory
+
+    def sample_trajectory(x, *args, **kwargs):
+        seen.extend((x[:, :6] @ (2.0 ** torch.arange(6))).int().tolist())
+        return real(x, *args, **kwargs)
+
+    monkeypatch.setattr(model, "sample_trajectory", sample_trajectory)
+    fit(model, data, TrainConfig(epochs=2, batch_size=16), device="cpu")
+    assert sorted(seen[:60]) == sorted(seen[60:]) == list(range(60))
+    assert seen[:60] != seen[60:] and seen[:60] != list(range(60))
+
+
+def test_the_curve_holds_the_mean_over_images(monkeypatch):
+    """The smaller last batch must not weigh as much as the others."""
+    batches = iter([1.0, 1.0, 1.0, 5.0])
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    monkeypatch.setattr(training, "_objective", lambda model, x, *_: (next(batches) + 0 * parameter).expand(len(x)))
+    _, run = train(TrainConfig(epochs=1, batch_size=16))
+    assert run.curve[0]["train"] == pytest.approx((48 * 1.0 + 12 * 5.0) / 60)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_global_random_state_is_left_alone(objective, tmp_path):
+    model, data, state = new_model(), tiny_data(), torch.get_rng_state()
+    fit(model, data, OBJECTIVES[objective], device="cpu", folder=tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)  # nor does it come from there
+    again = new_model()
+    fit(again, data, OBJECTIVES[objective], device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+
+
+def test_grey_pixels_are_refused():
+    data = dataclasses.replace(tiny_data(dynamic=True), dynamic=False)
+    with pytest.raises(ValueError, match=r"exactly 0 or 1.*binarise"):
+        fit(new_model(), data, OBJECTIVES["elbo"], device="cpu")
+
+
+def test_images_of_another_size_are_refused():
+    model = new_model(dataclasses.replace(MODEL, pixels=9))
+    with pytest.raises(ValueError, match=r"\(images, 9\), got \(16, 12\)"):
+        fit(model, tiny_data(), OBJECTIVES["elbo"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"epochs": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"samples": 0}, "at least 1"),
+        ({"lr": 0.0}, "lr positive"),
+        ({"lr": -1e-3}, "lr positive"),
+        ({"samples": 5, "avo_share": 0.2}, "not both"),
+        ({"avo_share": 1.5}, "avo_share"),
+        ({"avo_share": -0.1}, "avo_share"),
+        ({"patience": 0}, "patience"),
+        ({"lr_drop": 0.0}, "lr_drop"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"epochs": 1} | wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"layers": "relu"}, "'relu' is not one of leaky_relu, gated"),
+        ({"kernel": "planar"}, "'planar' is not one of gated, householder"),
+        ({"layers": "gated"}, "batch_norm=False"),
+        ({"T": -1}, "T >= 0"),
+        ({"hidden": ()}, "at least one hidden layer"),
+    ],
+)
+def test_impossible_architectures_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        VAEConfig(**wrong)
+
+
+def test_avo_without_kernels_is_refused():
+    model = new_model(dataclasses.replace(MODEL, T=0))
+    with pytest.raises(ValueError, match="at least one kernel"):
+        fit(model, tiny_data(), dataclasses.replace(OBJECTIVES["avo"], avo_share=1.0), device="cpu")
