@@ -1,16 +1,17 @@
-"""The command line: ``python -m avo_lib run|sweep|evaluate|show|list``."""
+"""The command line: ``python -m avo_lib run|sweep|evaluate|energies|show|list``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
 
-from avo_lib import experiments
+from avo_lib import experiments, toys
 from avo_lib.data import DataError
 from avo_lib.experiments import EXPERIMENTS, RUNS
 from avo_lib.results import RESULTS, load_results, table
@@ -86,6 +87,22 @@ def evaluate(
     print(f"ESS/K: {found.ess.mean().item() / samples:.3f}")
 
 
+def energies(updates: int = 2000, seeds: int = 10, results: Path = RESULTS, threads: int = 1) -> None:
+    """Fit the six energies with both objectives and print the divergences in nats; finished fits are skipped.
+
+    Args:
+        updates: Steps of Adam in each fit.
+        seeds: Chains trained side by side in each fit.
+        results: Folder of the results; they go to ``toys/energies`` in it.
+        threads: Threads of torch.
+    """
+    _prepare(threads)
+    for config in toys.CONFIGS:
+        rows = toys.run(replace(config, updates=updates, seeds=seeds), results)["seeds"]
+        kl = sum(row["kl"] for row in rows) / len(rows)
+        print(f"{config.energy} {config.variant:8} {config.objective:4} KL {kl:.3f}", flush=True)
+
+
 def show(results: Path = RESULTS) -> None:
     """Print a table of finished results, in nats.
 
@@ -124,6 +141,7 @@ def main() -> None:
         "run": run,
         "sweep": sweep,
         "evaluate": evaluate,
+        "energies": energies,
         "show": show,
         "list": list_experiments,
     }

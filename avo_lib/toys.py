@@ -1,0 +1,223 @@
+"""The six energies of Huang et al. 2018 as an experiment: all seeds of a fit as one batched run, judged in nats."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+import avo_lib
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.evaluation import marginal_bounds
+from avo_lib.files import write_atomically
+from avo_lib.kernels import GatedKernel
+from avo_lib.numerics import log_normal
+from avo_lib.objectives import avo, elbo
+from avo_lib.paths import GeometricPath, linear_alphas
+from avo_lib.results import RESULTS
+from avo_lib.targets import ENERGIES, energy
+
+OBJECTIVES = ("elbo", "avo")
+FOUR_MODES = {"paper": (2.0, 0.2), "released": (2.5, 0.375)}  # of energy d: distance from the origin, variance
+SECTORS = 12
+MODE_WEIGHTS = (0.1, 0.3, 0.4, 0.2)  # left, right, top, bottom
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """One fit of a chain of gated kernels to one energy, from N(0, I).
+
+    Attributes:
+        energy: ``"a"`` to ``"f"``.
+        variant: ``"released"`` or ``"paper"``; see :func:`avo_lib.targets.energy`.
+        objective: ``"elbo"`` or ``"avo"``.
+        T: Number of kernels.
+        hidden: Width of their hidden layers.
+        batch: Trajectories in an update, for each seed.
+        updates: Steps of Adam.
+        lr: Its learning rate.
+        seeds: Independent chains, trained side by side.
+    """
+
+    energy: str
+    variant: str = "released"
+    objective: str = "avo"
+    T: int = 10
+    hidden: int = 64
+    batch: int = 64
+    updates: int = 2000
+    lr: float = 1e-3
+    seeds: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.objective not in OBJECTIVES or min(self.T, self.batch, self.seeds) < 1:
+            raise ValueError(f"need an objective of {OBJECTIVES} and T, batch and seeds of at least 1, not {self}")
+
+    def chain(self, kernels: Sequence[Any], points: int) -> Chain:
+        """The chain of given kernels, with ``points`` trajectories for each seed: draws are (seeds, points, 2)."""
+        path = GeometricPath(log_normal, energy(self.energy, self.variant).log_density, linear_alphas(self.T))
+        return Chain(_base(self.seeds, points), kernels, path)
+
+
+def _base(seeds: int, points: int) -> Gaussian:
+    return Gaussian(torch.zeros(seeds, points, 2), torch.ones(seeds, points, 2))
+
+
+def _kernels(config: ToyConfig, seed: int = 0) -> nn.ModuleList:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.ModuleList(GatedKernel(2, config.hidden, batch=(config.seeds,)) for _ in range(config.T))
+
+
+def train(config: ToyConfig, *, seed: int = 0) -> Chain:
+    """Train all seeds of a fit as one batched run, from the authors' released initialisation.
+
+    Both objectives see the same initial weights and the same noise, so their fits are compared in pairs.
+
+    Args:
+        config: What to fit, and how.
+        seed: Of the initial weights and of the noise of all ``config.seeds`` chains.
+
+    Returns:
+        The trained chain, with a proposal of shape ``(seeds, batch, 2)``.
+
+    Raises:
+        FloatingPointError: If the objective is not finite.
+    """
+    kernels = _kernels(config, seed)
+    chain = config.chain(list(kernels), config.batch)
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(kernels.parameters(), config.lr, fused=True)
+    for update in range(config.updates):
+        trajectory = chain.sample(detach=config.objective == "avo", generator=generator)
+        objective = avo(trajectory) if config.objective == "avo" else elbo(trajectory)
+        value = objective.mean(-1).sum()  # a sum over seeds: each gets the gradient that it would get alone
+        if not math.isfinite(value.item()):
+            raise FloatingPointError(f"the objective is {value.item()} at update {update} of {config}")
+        optimiser.zero_grad()
+        (-value).backward()
+        optimiser.step()
+    return chain
+
+
+def mode_masses(z: Tensor, variant: str = "released") -> Tensor:
+    """The share of points within 2.5 standard deviations of each mode of energy d: left, right, top, bottom.
+
+    Exact draws have 0.956 times the weights there, and the rest outside.
+
+    Args:
+        z: Points ``(..., points, 2)``.
+        variant: Of energy d.
+
+    Returns:
+        Shares ``(..., 4)``.
+
+    >>> mode_masses(torch.tensor([[-2.5, 0.0], [0.0, 2.0], [0.0, 0.0], [9.0, 9.0]])).tolist()
+    [0.25, 0.0, 0.25, 0.0]
+    """
+    radius, variance = FOUR_MODES[variant]
+    centres = radius * torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], dtype=z.dtype)
+    near = (z[..., None, :] - centres).square().sum(-1) < 2.5**2 * variance
+    return near.to(z.dtype).mean(-2)
+
+
+def evaluate(
+    config: ToyConfig, chain: Chain, *, points: int = 1000, samples: int = 100, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Judge each seed of a trained chain: its ELBO, its marginal KL between two bounds, its mode masses.
+
+    Args:
+        config: Of the chain.
+        chain: From :func:`train`.
+        points: Trajectories of each seed at which the KL is averaged, in blocks of 100; the rest takes ten times more.
+        samples: Reverse trajectories K for each point; see :func:`avo_lib.evaluation.marginal_bounds`.
+        seed: Of the noise.
+
+    Returns:
+        For each seed ``elbo``, ``kl_lower``, ``kl_upper``, their middle ``kl`` and the ``stderr`` of a bound, in nats;
+        of the points z_T their ``std`` along each axis and their shares in twelve ``sectors`` around the origin,
+        counted anticlockwise from the left; for energy d also ``mode_masses``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    log_z, block = energy(config.energy, config.variant).log_z, min(points, 100)
+    with torch.no_grad():
+        many = replace(chain, proposal=_base(config.seeds, 10 * points)).sample(generator=generator)
+        few = replace(chain, proposal=_base(config.seeds, block))
+        draws = [few.sample(generator=generator) for _ in range(points // block)]
+        bounds = [marginal_bounds(few, draw, samples, generator=generator) for draw in draws]
+    upper, lower = (log_z - torch.cat(part, -1).double() for part in zip(*bounds, strict=True))
+    rows = {
+        "elbo": many.log_w().double().mean(-1),
+        "kl_lower": lower.mean(-1),
+        "kl_upper": upper.mean(-1),
+        "kl": (lower + upper).mean(-1) / 2,
+        "stderr": upper.std(-1) / upper.shape[-1] ** 0.5,
+    }
+    z = many.z[-1].double()
+    sector = ((torch.atan2(z[..., 1], z[..., 0]) / math.pi + 1) * SECTORS / 2).long().clamp(max=SECTORS - 1)
+    rows |= {"std": z.std(-2), "sectors": nn.functional.one_hot(sector, SECTORS).double().mean(-2)}
+    if config.energy == "d":
+        rows["mode_masses"] = mode_masses(z, config.variant)
+    return [dict(zip(rows, row, strict=True)) for row in zip(*(part.tolist() for part in rows.values()), strict=True)]
+
+
+CONFIGS = tuple(
+    ToyConfig(name, variant, objective)
+    for name in ENERGIES
+    for variant in (("released", "paper") if name in "bd" else ("released",))
+    for objective in OBJECTIVES
+)
+
+
+def toy_file(config: ToyConfig, folder: Path = RESULTS) -> Path:
+    """Where a fit's result goes; three folders deep, apart from the results of models."""
+    return folder / "toys" / "energies" / f"{config.energy}-{config.variant}-{config.objective}.json"
+
+
+def run(config: ToyConfig, folder: Path = RESULTS) -> dict[str, Any]:
+    """Train and judge one fit, and write its result and the weights of its first seed; a finished one is read.
+
+    Raises:
+        ValueError: If the file there belongs to another configuration.
+    """
+    file = toy_file(config, folder)
+    if file.is_file():
+        result: dict[str, Any] = json.loads(file.read_bytes())
+        if result["config"] != asdict(config):
+            raise ValueError(f"{file} belongs to another configuration. Use another folder, or delete it")
+        return result
+    started = time.monotonic()
+    chain = train(config)
+    seconds = round(time.monotonic() - started, 1)
+    versions = {"avo_lib": avo_lib.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    result = {"config": asdict(config), "versions": versions, "seconds": seconds, "seeds": evaluate(config, chain)}
+    modules = nn.ModuleList(kernel for kernel in chain.kernels if isinstance(kernel, nn.Module))
+    first = {name: value[:1].clone() for name, value in modules.state_dict().items()}
+    write_atomically(file.with_suffix(".safetensors"), save(first))
+    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def load_chain(config: ToyConfig, points: int, folder: Path = RESULTS) -> Chain:
+    """The published chain of a fit's first seed, with ``points`` trajectories: draws are ``(1, points, 2)``.
+
+    Raises:
+        FileNotFoundError: If these weights are not there; the message says which command makes them.
+    """
+    file = toy_file(config, folder).with_suffix(".safetensors")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; make it with: python -m avo_lib energies")
+    one = replace(config, seeds=1)
+    kernels = _kernels(one)
+    kernels.load_state_dict(load_file(file))
+    return one.chain(list(kernels.requires_grad_(False)), points)
