@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avo_lib.chain import Chain, Gaussian
-from avo_lib.models.linear_vae import LinearVAE, active_units, best_encoder, collapsed, log_marginal, ppca
+from avo_lib.models.linear_vae import LinearVAE, best_encoder, collapsed, log_marginal, ppca
 from avo_lib.numerics import log_normal
 from avo_lib.paths import GeometricPath, linear_alphas
 from avo_lib.targets import LinearGaussian
@@ -166,11 +166,6 @@ def test_collapse_needs_almost_all_data():
     unit_kl[:10, 1] = 1.0
     unit_kl[:11, 2] = 1.0
     assert collapsed(unit_kl, 0.1).tolist() == [True, True, False]
-
-
-def test_active_units(generator):
-    means = torch.randn(100_000, 2, generator=generator) * torch.tensor([0.09, 0.11])
-    assert active_units(means).tolist() == [False, True]
 
 
 def test_what_cannot_be_is_refused(covariance):

@@ -151,19 +151,6 @@ def collapsed(unit_kl: Tensor, epsilon: float, delta: float = 0.01) -> Tensor:
     return (unit_kl < epsilon).double().mean(0) >= 1 - delta
 
 
-def active_units(means: Tensor, threshold: float = 0.01) -> Tensor:
-    """Which units are active: the posterior mean varies over data (Burda et al. 2016, arXiv 1509.00519).
-
-    Args:
-        means: Posterior means, ``(data, dim)``.
-        threshold: On their variance.
-
-    >>> active_units(torch.tensor([[0.0, 1.0], [0.01, -1.0]])).tolist()
-    [False, True]
-    """
-    return means.var(0) > threshold
-
-
 def _precision(weight: Tensor, variance: Tensor) -> Tensor:
     eye = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
     return weight.mT @ weight + variance[..., None, None] * eye
