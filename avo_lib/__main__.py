@@ -13,7 +13,8 @@ import tyro
 
 from avo_lib import experiments, toys
 from avo_lib.data import DataError
-from avo_lib.experiments import EXPERIMENTS, RUNS
+from avo_lib.experiments import RUNS
+from avo_lib.protocols import EXPERIMENTS, find
 from avo_lib.results import RESULTS, load_results, table
 
 
@@ -81,7 +82,7 @@ def evaluate(
     """
     _prepare(threads)
     model = experiments.load_model(experiment, method, seed, results=results)
-    found = experiments.log_likelihood_of_test(model, experiments.find(experiment, method).data(), samples)
+    found = experiments.log_likelihood_of_test(model, find(experiment, method).data(), samples)
     print(f"test NLL: {found.nll} nats")
     print(f"by number of samples: { {k: round(value, 2) for k, value in found.nll_by_samples.items()} }")
     print(f"ESS/K: {found.ess.mean().item() / samples:.3f}")

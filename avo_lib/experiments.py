@@ -1,11 +1,11 @@
-"""Named experiments: run one, or sweep many."""
+"""Run a named experiment, or sweep many."""
 
 from __future__ import annotations
 
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,84 +14,17 @@ from joblib import Parallel, delayed, parallel_config
 from safetensors.torch import load_file, save
 
 import avo_lib
-from avo_lib.data import MNIST, binarise, load_mnist
+from avo_lib.data import MNIST, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.files import write_atomically
-from avo_lib.models.vae import VAE, VAEConfig
-from avo_lib.paths import WarmUp
+from avo_lib.models.vae import VAE
+from avo_lib.protocols import EXPERIMENTS, find
 from avo_lib.results import RESULTS, result_file
-from avo_lib.training import TrainConfig, fit
+from avo_lib.training import fit
 
 RUNS = Path("runs")
 EVALUATION_SEED = 0
 BOUND_IMAGES = 10_000  # of the training images, for the training bound
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One method under one protocol.
-
-    Attributes:
-        model: Architecture.
-        train: Objective and optimiser.
-        binarisation: ``"dynamic"`` or ``"fixed"``; see :mod:`avo_lib.data`.
-        images: Keep only the first images of each split; None for all.
-        samples: K of the test log-likelihood.
-    """
-
-    model: VAEConfig
-    train: TrainConfig
-    binarisation: str
-    images: int | None = None
-    samples: int = 1000
-
-    def data(self) -> MNIST:
-        """The images of this experiment."""
-        data = load_mnist(self.binarisation)
-        return data if self.images is None else data.first(self.images)
-
-    def build(self, seed: int) -> VAE:
-        """The model with its initial weights, without touching the caller's random state."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return VAE(self.model)
-
-
-def _methods(base: Experiment, T: int = 5) -> dict[str, Experiment]:
-    """The methods compared under one protocol; ``base`` is the plain VAE."""
-    chain = replace(base, model=replace(base.model, T=T))
-    return {
-        "vae": base,
-        "iwae": replace(base, train=replace(base.train, samples=5)),
-        "householder": replace(chain, model=replace(chain.model, kernel="householder")),
-        "hvi": chain,
-        "avo": replace(chain, train=replace(chain.train, avo_share=0.2)),
-    }
-
-
-_REPORT = Experiment(VAEConfig(), TrainConfig(epochs=25, beta=WarmUp(0.2, 2e-4)), "dynamic")
-_PAPER = Experiment(
-    VAEConfig(layers="gated", batch_norm=False, conditioning="weight_norm"),
-    TrainConfig(epochs=400, batch_size=100, lr=5e-4, beta=WarmUp(0.2, 2e-4), patience=50),
-    "fixed",
-)
-_SMALL = VAEConfig(hidden=(200,), latent=20)
-_MINIATURE = Experiment(_SMALL, TrainConfig(epochs=20, beta=WarmUp(0.2, 2e-3)), "dynamic", images=2000, samples=100)
-
-EXPERIMENTS = {"report": _methods(_REPORT), "paper": _methods(_PAPER), "miniature": _methods(_MINIATURE)}
-
-
-def find(experiment: str, method: str) -> Experiment:
-    """A named experiment.
-
-    Raises:
-        ValueError: If the name is unknown; the message lists those that exist.
-    """
-    if experiment not in EXPERIMENTS:
-        raise ValueError(f"no experiment {experiment!r}; there are {', '.join(EXPERIMENTS)}")
-    if method not in EXPERIMENTS[experiment]:
-        raise ValueError(f"no method {method!r} in {experiment}; there are {', '.join(EXPERIMENTS[experiment])}")
-    return EXPERIMENTS[experiment][method]
 
 
 def run(
@@ -123,8 +56,7 @@ def run(
     data, model = setup.data(), setup.build(seed)
     folder = runs / experiment / f"{method}-seed{seed}"
     finished = fit(model, data, setup.train, seed=seed, folder=folder, device=device)
-    test = log_likelihood_of_test(model, data, setup.samples)
-    result = {
+    result: dict[str, Any] = {
         "experiment": experiment,
         "method": method,
         "seed": seed,
@@ -146,16 +78,17 @@ def run(
         "curve": finished.curve,
         "train": _bound(model, data.train.images[:BOUND_IMAGES], data.dynamic),
         "valid": _bound(model, data.valid.images, False),
-        "test": _bound(model, data.test.images, False)
-        | {
+    }
+    if setup.samples is not None:
+        test = log_likelihood_of_test(model, data, setup.samples)
+        result["test"] = _bound(model, data.test.images, False) | {
             "nll": test.nll.value,
             "stderr": test.nll.stderr,
             "samples": setup.samples,
             "images": len(data.test),
             "ess": test.ess.mean().item(),
             "nll_by_samples": {str(k): value for k, value in test.nll_by_samples.items()},
-        },
-    }
+        }
     file = result_file(experiment, method, seed, results)
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_atomically(file.with_suffix(".safetensors"), save(weights))

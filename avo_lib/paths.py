@@ -143,8 +143,8 @@ def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
 class LearnedAlphas(nn.Module):
     """A schedule with learnable increments, softmax-normalised so that it always rises from 0 to 1.
 
-    AVO and the ELBO of learned kernels do not depend on the alphas (their weights telescope); objectives in which the
-    kernels see f_t, or that look at single steps, do.
+    The values of AVO and of the ELBO with learned kernels do not depend on the alphas, for the weights telescope: they
+    give these no gradient. Objectives in which the kernels see f_t, or that look at single steps, do.
 
     Args:
         T: The number of steps.

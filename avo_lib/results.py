@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 RESULTS = Path("results")
+TEST = [f"test.{name}" for name in ("elbo", "kl", "nll", "stderr", "samples", "ess")]
 
 
 def result_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
@@ -41,6 +42,9 @@ def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     well one trained model is measured, not how much training varies.
     """
     rows = pd.json_normalize(list(results))
+    if missing := {"train.elbo", "valid.elbo", "seconds", "epochs"} - set(rows):
+        raise KeyError(f"no {', '.join(sorted(missing))}")
+    rows = rows.reindex(columns=sorted({*rows, *TEST}))  # a search has left the test set alone
     grouped = rows.groupby(["experiment", "method"], sort=False)
     between = grouped["test.nll"].sem()
     within = grouped["test.stderr"].mean()
@@ -48,6 +52,7 @@ def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
         {
             "seeds": grouped.size(),
             "train −ELBO": -grouped["train.elbo"].mean(),
+            "valid −ELBO": -grouped["valid.elbo"].mean(),
             "test −ELBO": -grouped["test.elbo"].mean(),
             "KL": grouped["test.kl"].mean(),
             "test NLL": grouped["test.nll"].mean(),

@@ -37,6 +37,7 @@ class TrainConfig:
         lr_drop: Factor on it for the last fifth of the epochs.
         samples: K of IWAE.
         avo_share: Probability a of an AVO step.
+        attach_features: Let AVO steps train the encoder through the features that the kernels see.
         beta: Schedule of the Kullback-Leibler part's weight, by step.
         patience: Stop after so many epochs at beta = 1 without a better validation bound; None never stops.
     """
@@ -47,6 +48,7 @@ class TrainConfig:
     lr_drop: float = 0.2
     samples: int = 1
     avo_share: float = 0.0
+    attach_features: bool = False
     beta: BetaSchedule = Constant()
     patience: int | None = None
 
@@ -167,7 +169,7 @@ def _objective(model: VAE, x: Tensor, config: TrainConfig, beta: float, generato
         return elbo(model.sample_trajectory(x, generator=generator), beta)
 
     def draw(detach: bool) -> Any:
-        return model.sample_trajectory(x, detach=detach, generator=generator)
+        return model.sample_trajectory(x, detach=detach, attach_features=config.attach_features, generator=generator)
 
     return calibrated_avo(draw, config.avo_share, beta, generator=generator)
 

@@ -13,7 +13,7 @@ import torch
 from avo_lib import __main__ as cli
 from avo_lib import experiments
 from avo_lib.data import DataError
-from avo_lib.experiments import EXPERIMENTS
+from avo_lib.protocols import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,10 +83,10 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["run", "--experiment", "cifar", "--method", "vae"], "no experiment 'cifar'; there are report, paper"),
-        (["run", "--experiment", "report", "--method", "gan"], "no method 'gan' in report; there are vae, iwae, "),
-        (["sweep", "--experiment", "cifar"], "no experiment 'cifar'; there are report, paper"),
-        (["sweep", "--experiment", "report", "--methods", "gan"], "no method 'gan' in report; there are vae, iwae, "),
+        (["run", "--experiment", "cifar", "--method", "vae"], "no experiment 'cifar'; there are report, report_fixed"),
+        (["run", "--experiment", "report", "--method", "gan"], "no method 'gan' in report; there are vae, vae_con"),
+        (["sweep", "--experiment", "cifar"], "no experiment 'cifar'; there are report, report_fixed"),
+        (["sweep", "--experiment", "report", "--methods", "gan"], "no method 'gan' in report; there are vae, vae_con"),
         (["evaluate", "--experiment", "report", "--method", "avo", "--seed", "77"], "make it with: python -m avo_lib"),
         (["run", "--experiment", "report", "--method", "vae", "--device", "abacus"], "cpu, cuda"),
         (["run", "--experiment", "report", "--method", "vae", "--threads", "0"], "positive integer"),

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import avo_lib
-from avo_lib import experiments
+from avo_lib import experiments, protocols
 from avo_lib.data import load_mnist
-from avo_lib.experiments import EXPERIMENTS, find, load_model, log_likelihood_of_test, run, sweep
+from avo_lib.experiments import load_model, log_likelihood_of_test, run, sweep
 from avo_lib.models import VAEConfig
-from avo_lib.paths import WarmUp
+from avo_lib.paths import Constant, Cyclical, WarmUp
+from avo_lib.protocols import EXPERIMENTS, find
 from avo_lib.results import load_results, result_file, table
 
-METHODS = ["vae", "iwae", "householder", "hvi", "avo"]
+METHODS = ["vae", "vae_constant", "vae_cyclical", "iwae", "householder", "hvi", "avo", "avo_half"]
 KEYS = "experiment method seed config versions seconds epochs best_epoch curve train valid test".split()
 
 
@@ -34,7 +35,7 @@ def tiny(monkeypatch):
         model = replace(setup.model, hidden=(20,), latent=4, T=min(setup.model.T, 2))
         small[name] = replace(setup, model=model, train=replace(setup.train, epochs=1), images=200, samples=20)
     monkeypatch.setitem(EXPERIMENTS, "miniature", small)
-    monkeypatch.setattr(experiments, "load_mnist", cache(load_mnist))
+    monkeypatch.setattr(protocols, "load_mnist", cache(load_mnist))
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def folders(tmp_path):
     return {"results": tmp_path / "results", "runs": tmp_path / "runs"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["vae", "iwae", "householder", "hvi", "avo"])
 def test_a_run_writes_its_result_and_weights(method, folders):
     state = torch.get_rng_state()
     result = run("miniature", method, 3, device="cpu", **folders)
@@ -131,31 +132,74 @@ def test_a_sweep_without_methods_means_all(folders, monkeypatch):
 
 def test_a_sweep_checks_every_name_first(folders, monkeypatch):
     monkeypatch.setattr(experiments, "run", None)  # were it called, a TypeError
-    with pytest.raises(ValueError, match="no method 'gan' in miniature; there are vae, iwae"):
+    with pytest.raises(ValueError, match="no method 'gan' in miniature; there are vae, vae_constant"):
         sweep("miniature", ["vae", "gan"], jobs=1, **folders)
-    with pytest.raises(ValueError, match="no experiment 'cifar'; there are report, paper, miniature"):
+    with pytest.raises(
+        ValueError, match="no experiment 'cifar'; there are report, report_fixed, paper, search, miniature"
+    ):
         sweep("cifar", jobs=1, **folders)
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(ValueError, match="no experiment 'cifar'; there are report, paper, miniature"):
+    with pytest.raises(
+        ValueError, match="no experiment 'cifar'; there are report, report_fixed, paper, search, miniature"
+    ):
         find("cifar", "vae")
-    with pytest.raises(ValueError, match="no method 'gan' in report; there are vae, iwae, householder, hvi, avo"):
+    with pytest.raises(
+        ValueError, match="no method 'gan' in report; there are vae, vae_constant, vae_cyclical, iwae, "
+    ):
         find("report", "gan")
 
 
+def protocols_of_all_methods():
+    return {name: methods for name, methods in EXPERIMENTS.items() if name != "search"}
+
+
 def test_every_protocol_compares_the_same_methods():
-    for protocol in EXPERIMENTS.values():
+    for protocol in protocols_of_all_methods().values():
         assert list(protocol) == METHODS
         base = protocol["vae"]
         for name, setup in protocol.items():  # the methods differ in what makes them, and in nothing else
             assert setup.binarisation == base.binarisation and setup.samples == base.samples
-            train = replace(setup.train, samples=base.train.samples, avo_share=base.train.avo_share)
-            assert train == base.train, name
+            own = (
+                ["samples", "avo_share", "beta"]
+                if name in ("vae_constant", "vae_cyclical")
+                else ["samples", "avo_share"]
+            )
+            assert replace(setup.train, **{part: getattr(base.train, part) for part in own}) == base.train, name
             assert replace(setup.model, T=0, kernel="gated") == replace(base.model, T=0), name
-            assert (setup.train.samples > 1) == (name == "iwae") and (setup.train.avo_share > 0) == (name == "avo")
-            assert (setup.model.T == 0) == (name in ("vae", "iwae"))
+            assert (setup.train.samples > 1) == (name == "iwae") and (setup.train.avo_share > 0) == ("avo" in name)
+            assert (setup.model.T == 0) == (name.startswith("vae") or name == "iwae")
             assert (setup.model.kernel == "householder") == (name == "householder")
+
+
+def test_the_schedules_of_beta_fit_the_training():
+    for protocol in ("report", "report_fixed", "paper"):
+        assert find(protocol, "vae_constant").train.beta == Constant()
+        setup = find(protocol, "vae_cyclical")
+        cycles, batches = setup.train.beta, -(-len(load_mnist("fixed").train) // setup.train.batch_size)
+        assert isinstance(cycles, Cyclical) and cycles.cycles == 4
+        steps = setup.train.epochs * batches
+        assert 0 <= cycles.period * 4 - steps < 4, "the last cycle ends with the training"
+
+
+def test_the_search_leaves_the_test_set_alone(folders, monkeypatch):
+    assert all(setup.samples is None for setup in EXPERIMENTS["search"].values())
+    monkeypatch.setitem(EXPERIMENTS, "search", {"vae": replace(find("miniature", "vae"), samples=None)})
+    result = run("search", "vae", device="cpu", **folders)
+    assert list(result) == [key for key in KEYS if key != "test"]
+    shown = table(load_results(folders["results"]))
+    assert shown["valid −ELBO"][0] == -result["valid"]["elbo"] and shown["test NLL"].isna().all()
+
+
+def test_the_search_gives_every_method_the_same_grid():
+    grid = [name.split("_", 1) for name in EXPERIMENTS["search"] if "std" not in name and "attached" not in name]
+    cells = {method: {cell for other, cell in grid if other == method} for method, _ in grid}
+    assert set(cells) == {"vae", "hvi", "avo"} and len({frozenset(found) for found in cells.values()}) == 1
+    paper = find("paper", "avo")
+    for name, setup in EXPERIMENTS["search"].items():
+        changed = replace(setup.model, T=5, std_init=paper.model.std_init)
+        assert changed == paper.model and setup.binarisation == "fixed", name
 
 
 def test_the_report_protocol():

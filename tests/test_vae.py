@@ -54,6 +54,16 @@ def test_frozen_decoding_leaves_batch_norm_alone(x, generator):
     assert all(torch.equal(before[name], value) for name, value in model.decoder.named_buffers())
 
 
+@pytest.mark.parametrize("attach", [False, True])
+def test_avo_steps_reach_the_encoder_only_through_attached_features(attach, x, generator):
+    """The first kernel's own term, log v_1 given z_0, touches the encoder through its features or not at all."""
+    model = VAE(CONFIGS["HVI, report"])
+    trajectory = model.sample_trajectory(x, detach=True, attach_features=attach, generator=generator)
+    trajectory.log_v()[0].sum().backward()
+    assert (model.encoder[0].weight.grad is not None) == attach
+    assert model.kernels[0].q.hidden.direction.grad is not None
+
+
 def test_near_identity_kernels_start_as_the_plain_vae(x, generator):
     """As the gates close, the chain's bound becomes that of its proposal."""
     model = VAE(VAEConfig(pixels=12, hidden=(9, 7), latent=3, T=5, batch_norm=False, gate_bias=-12.0)).eval()

@@ -169,10 +169,17 @@ class VAE(nn.Module):
         return logits.reshape(*z.shape[:-1], -1)
 
     def sample_trajectory(
-        self, x: Tensor, shape: Sequence[int] = (), *, detach: bool = False, generator: Noise = None
+        self,
+        x: Tensor,
+        shape: Sequence[int] = (),
+        *,
+        detach: bool = False,
+        attach_features: bool = False,
+        generator: Noise = None,
     ) -> Trajectory:
-        """Trajectories for x, with leading axes ``shape``; ``detach`` for an AVO step, features included."""
-        return self.chain(x, detach_features=detach).sample(shape, detach=detach, generator=generator)
+        """Trajectories for x, with leading axes ``shape``; ``detach`` for an AVO step, its features too unless kept."""
+        chain = self.chain(x, detach_features=detach and not attach_features)
+        return chain.sample(shape, detach=detach, generator=generator)
 
     def sample_images(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Pixel probabilities ``(n, pixels)`` of n draws of the prior."""

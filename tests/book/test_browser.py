@@ -62,6 +62,14 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+# The first page only redirects, and a page that has MathJax's script may not have run it yet.
+TYPESET = """async () => {
+    if (document.querySelector('meta[http-equiv="refresh" i]')) return false;
+    if (!document.querySelector('script[src*="tex-svg"]')) return true;
+    return Boolean(await window.MathJax?.startup?.promise?.then(() => true));
+}"""
+
+
 class Visit:
     """One page, opened from disk, with what it complained about and whom it asked."""
 
@@ -74,8 +82,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self._complain(str(error)))
         self.page.route("**/*", self._route)
         self.page.goto(path.as_uri(), wait_until="load")
-        self.page.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise)")
-        self.page.evaluate("window.MathJax && MathJax.startup.promise.then(() => true)")
+        self.page.wait_for_function(TYPESET)
 
     def __enter__(self) -> Visit:
         return self

@@ -1,0 +1,115 @@
+"""Named experiments: each method under each protocol, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from avo_lib.data import MNIST, load_mnist
+from avo_lib.models.vae import VAE, VAEConfig
+from avo_lib.paths import Constant, Cyclical, WarmUp
+from avo_lib.training import TrainConfig
+
+TRAINING_IMAGES = 50_000
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One method under one protocol.
+
+    Attributes:
+        model: Architecture.
+        train: Objective and optimiser.
+        binarisation: ``"dynamic"`` or ``"fixed"``; see :mod:`avo_lib.data`.
+        images: Keep only the first images of each split; None for all.
+        samples: K of the test log-likelihood; None leaves the test set alone, as a search must.
+    """
+
+    model: VAEConfig
+    train: TrainConfig
+    binarisation: str
+    images: int | None = None
+    samples: int | None = 1000
+
+    def data(self) -> MNIST:
+        """The images of this experiment."""
+        data = load_mnist(self.binarisation)
+        return data if self.images is None else data.first(self.images)
+
+    def build(self, seed: int) -> VAE:
+        """The model with its initial weights, without touching the caller's random state."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return VAE(self.model)
+
+
+def _methods(base: Experiment, T: int = 5) -> dict[str, Experiment]:
+    """The methods compared under one protocol; ``base`` is the plain VAE."""
+    chain = replace(base, model=replace(base.model, T=T))
+    steps = base.train.epochs * math.ceil((base.images or TRAINING_IMAGES) / base.train.batch_size)
+    return {
+        "vae": base,
+        "vae_constant": _train(base, beta=Constant()),
+        "vae_cyclical": _train(base, beta=Cyclical(period=math.ceil(steps / 4))),
+        "iwae": _train(base, samples=5),
+        "householder": replace(chain, model=replace(chain.model, kernel="householder")),
+        "hvi": chain,
+        "avo": _train(chain, avo_share=0.2),
+        "avo_half": _train(chain, avo_share=0.5),
+    }
+
+
+def _train(base: Experiment, **changes: Any) -> Experiment:
+    return replace(base, train=replace(base.train, **changes))
+
+
+_REPORT = Experiment(VAEConfig(), TrainConfig(epochs=25, beta=WarmUp(0.2, 2e-4)), "dynamic")
+_PAPER = Experiment(
+    VAEConfig(layers="gated", batch_norm=False, conditioning="weight_norm"),
+    TrainConfig(epochs=400, batch_size=100, lr=5e-4, beta=WarmUp(0.2, 2e-4), patience=50),
+    "fixed",
+)
+_SMALL = VAEConfig(hidden=(200,), latent=20)
+_MINIATURE = Experiment(_SMALL, TrainConfig(epochs=20, beta=WarmUp(0.2, 2e-3)), "dynamic", images=2000, samples=100)
+
+
+def _search() -> dict[str, Experiment]:
+    """The grid on which the paper protocol is chosen, on the validation bound; the same for every method."""
+    short = replace(_PAPER, train=replace(_PAPER.train, epochs=60, patience=None), samples=None)
+    methods, rates = _methods(short), {"warm8": 2e-4, "warm40": 4e-5}  # epochs until beta is 1
+    grid = {
+        f"{name}_lr{lr:g}_{warm}": _train(methods[name], lr=lr, beta=WarmUp(0.2, rate))
+        for lr in (1e-3, 5e-4)
+        for warm, rate in rates.items()
+        for name in ("vae", "hvi", "avo")
+    }
+    for name in ("hvi", "avo"):  # what the kernels might need instead
+        base = grid[f"{name}_lr0.001_warm8"]
+        grid[f"{name}_lr0.001_warm8_std0.2"] = replace(base, model=replace(base.model, std_init=0.2))
+    grid["avo_lr0.001_warm8_attached"] = _train(grid["avo_lr0.001_warm8"], attach_features=True)
+    return grid
+
+
+EXPERIMENTS = {
+    "report": _methods(_REPORT),
+    "report_fixed": _methods(replace(_REPORT, binarisation="fixed")),
+    "paper": _methods(_PAPER),
+    "search": _search(),
+    "miniature": _methods(_MINIATURE),
+}
+
+
+def find(experiment: str, method: str) -> Experiment:
+    """A named experiment.
+
+    Raises:
+        ValueError: If the name is unknown; the message lists those that exist.
+    """
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"no experiment {experiment!r}; there are {', '.join(EXPERIMENTS)}")
+    if method not in EXPERIMENTS[experiment]:
+        raise ValueError(f"no method {method!r} in {experiment}; there are {', '.join(EXPERIMENTS[experiment])}")
+    return EXPERIMENTS[experiment][method]
