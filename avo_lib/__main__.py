@@ -1,4 +1,4 @@
-"""The command line: ``python -m avo_lib run|sweep|evaluate|energies|show|list``."""
+"""The command line: ``python -m avo_lib run|sweep|evaluate|referee|energies|show|list``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from avo_lib import experiments, toys
 from avo_lib.data import DataError
 from avo_lib.experiments import RUNS
 from avo_lib.protocols import EXPERIMENTS, find
+from avo_lib.referee import RefereeConfig
+from avo_lib.referee import referee as judge
 from avo_lib.results import RESULTS, load_results, table
 
 
@@ -88,6 +90,34 @@ def evaluate(
     print(f"ESS/K: {found.ess.mean().item() / samples:.3f}")
 
 
+def referee(
+    experiment: str,
+    methods: tuple[str, ...] = (),
+    seed: int = 0,
+    config: tyro.conf.OmitArgPrefixes[RefereeConfig] = RefereeConfig(),  # noqa: B008
+    results: Path = RESULTS,
+    threads: int = 1,
+) -> None:
+    """Judge published weights by AIS, on test images and on simulated ones; finished verdicts are read.
+
+    Args:
+        experiment: Protocol; see ``list``.
+        methods: Methods within it; all if none are named.
+        seed: Of the trained models.
+        config: How to judge.
+        results: Folder of the weights; verdicts go to ``referee`` in it.
+        threads: Threads of torch.
+    """
+    _prepare(threads)
+    for method in methods or tuple(EXPERIMENTS.get(experiment, ("",))):
+        verdict = judge(experiment, method, seed, config, results=results)
+        test = verdict["test"]
+        print(
+            f"{experiment} {method}: test NLL by IS {test['is']['value']:.2f}, by AIS {test['ais']['value']:.2f} nats",
+            flush=True,
+        )
+
+
 def energies(updates: int = 2000, seeds: int = 10, results: Path = RESULTS, threads: int = 1) -> None:
     """Fit the six energies with both objectives and print the divergences in nats; finished fits are skipped.
 
@@ -142,6 +172,7 @@ def main() -> None:
         "run": run,
         "sweep": sweep,
         "evaluate": evaluate,
+        "referee": referee,
         "energies": energies,
         "show": show,
         "list": list_experiments,

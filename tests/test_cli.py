@@ -73,6 +73,9 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
     assert status == 0 and "test NLL" in header and row.split()[:3] == ["miniature", "avo", "1"]
     nll = json.loads((tmp_path / "results" / "miniature" / "avo-seed0.json").read_text())["test"]["nll"]
     results = ["--results", str(tmp_path / "results")]
+    few = ["--images", "3", "--simulated", "3", "--chains", "2", "--T", "3", "--samples", "5"]
+    status, verdict, _ = call("referee", "--experiment", "miniature", "--methods", "avo", *few, *results)
+    assert status == 0 and verdict.startswith("miniature avo: test NLL by IS ")
     assert call("show", *results) == (0, out, "")
     status, evaluated, _ = call("evaluate", "--experiment", "miniature", "--method", "avo", "--samples", "20", *results)
     assert status == 0 and evaluated.startswith(f"test NLL: {nll:.2f} ±") and "nats" in evaluated
@@ -103,7 +106,7 @@ def test_what_the_user_can_mend_is_said_in_one_line(arguments, message, call, tm
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["fly"], ["fly", "run, sweep, evaluate, energies, show, list"]),
+        (["fly"], ["fly", "run, sweep, evaluate, referee, energies, show, list"]),
         (["run", "--experiment", "report", "--method", "vae", "--colour", "red"], ["--colour", "--help"]),
         (["run", "--experiment", "report"], ["--method"]),
         (["run", "--experiment", "report", "--method", "vae", "--seed", "one"], ["--seed", "'one'"]),
@@ -115,7 +118,7 @@ def test_what_cannot_be_parsed_is_shown(arguments, message, call):
     assert all(part in out + error for part in message)
 
 
-@pytest.mark.parametrize("command", ["run", "sweep", "evaluate", "show", "list"])
+@pytest.mark.parametrize("command", ["run", "sweep", "evaluate", "referee", "show", "list"])
 def test_every_command_has_help(command, call):
     status, out, _ = call(command, "--help")
     assert status == 0 and f"python -m avo_lib {command}" in out

@@ -1,0 +1,173 @@
+"""A second opinion on a trained VAE: AIS, BDMC on simulated images, the units and kernels in use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avo_lib import estimate
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.collapse import active_units
+from avo_lib.estimate import Estimate
+from avo_lib.evaluation import ais, log_likelihood, reverse_ais
+from avo_lib.experiments import EVALUATION_SEED, load_model
+from avo_lib.files import write_atomically
+from avo_lib.kernels import HMC, tune_step_sizes
+from avo_lib.models.vae import VAE
+from avo_lib.numerics import log_mean_exp
+from avo_lib.paths import GeometricPath, sigmoidal_alphas
+from avo_lib.protocols import find
+from avo_lib.results import RESULTS
+
+BLOCK = 25  # images at a time
+PILOT_IMAGES, PILOT_CHAINS, ADAPTATIONS = 20, 2, 3
+
+
+@dataclass(frozen=True)
+class RefereeConfig:
+    """How to judge.
+
+    Attributes:
+        images: Test images.
+        simulated: Images drawn from the model.
+        chains: AIS chains for each image.
+        T: Stations of the path, on a sigmoidal schedule.
+        leapfrog_steps: Of each Hamiltonian kernel.
+        samples: K of the importance sampling beside it, with the noise of the published result.
+    """
+
+    images: int = 500
+    simulated: int = 200
+    chains: int = 16
+    T: int = 100
+    leapfrog_steps: int = 5
+    samples: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be judged."""
+        if min(self.images, self.simulated, self.chains, self.T, self.samples) < 2 or self.leapfrog_steps < 1:
+            raise ValueError(f"need at least two images, chains, stations and samples, not {self}")
+
+
+def encoder_chain(model: VAE, x: Tensor, kernels: list[HMC]) -> Chain:
+    """The path from the encoder's Gaussian q_0(z|x) to p(z) p(x|z), a chain for each image ``(images, pixels)``.
+
+    It starts near its end, so it needs fewer stations than the path from the prior (Wu et al. 2017, arXiv 1611.04273).
+    """
+    own = model.chain(x)
+    path = GeometricPath(own.proposal.log_prob, own.target(len(own.kernels)), sigmoidal_alphas(len(kernels)))
+    return Chain(own.proposal, kernels, path)
+
+
+def referee_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
+    """Where a verdict goes; three folders deep, apart from the results that it judges."""
+    return folder / "referee" / experiment / f"{method}-seed{seed}.json"
+
+
+def referee(
+    experiment: str, method: str, seed: int = 0, config: RefereeConfig | None = None, *, results: Path = RESULTS
+) -> dict[str, Any]:
+    """Judge published weights on test images and on images that the model itself has drawn; a finished verdict is read.
+
+    On test images AIS and importance sampling are both lower bounds of log p(x) in expectation, so the higher is the
+    better. On simulated images reverse chains from the true z bound it from above: what AIS and importance sampling
+    miss is then known (BDMC, Grosse et al. 2015, arXiv 1511.02543).
+
+    Args:
+        experiment: Protocol.
+        method: Method within it.
+        seed: Of the trained model.
+        config: How to judge.
+        results: Folder of the weights and of the verdict.
+
+    Returns:
+        As written. ``test``: mean NLL by ``is`` and by ``ais``, and ``excess`` of AIS's log p over that of importance
+        sampling; ``simulated``: the ``gap`` between reverse and forward AIS, and by how much importance sampling lies
+        ``below`` forward AIS; each with its ``stderr`` over images, in nats. ``active_units``, and for each kernel of a
+        chain ``moved``: root mean square of its step, in standard deviations of q_0.
+
+    Raises:
+        FileNotFoundError: If the weights are not there.
+        ValueError: If the file there holds a verdict of another configuration.
+    """
+    config = config or RefereeConfig()
+    file = referee_file(experiment, method, seed, results)
+    if file.is_file():
+        verdict: dict[str, Any] = json.loads(file.read_bytes())
+        if verdict["config"] != asdict(config):
+            raise ValueError(f"{file} belongs to another configuration. Use another folder, or delete it")
+        return verdict
+    model = load_model(experiment, method, seed, results=results).requires_grad_(False)
+    data, generator = find(experiment, method).data(), torch.Generator().manual_seed(EVALUATION_SEED)
+    pilot = encoder_chain(model, data.valid.images[:PILOT_IMAGES], [HMC(0.1)] * config.T)
+    kernels = tune_step_sizes(
+        pilot.path,
+        lambda: pilot.proposal.sample((PILOT_CHAINS,), generator=generator)[0],
+        leapfrog_steps=config.leapfrog_steps,
+        adaptations=ADAPTATIONS,
+        generator=generator,
+    )
+    x = data.test.images[: config.images]
+    z = torch.randn(config.simulated, model.config.latent, generator=generator)
+    simulated = torch.bernoulli(model.decode(z).sigmoid(), generator=generator)
+    by_is, by_ais = _both(model, x, kernels, config, generator)
+    drawn_is, drawn_ais = _both(model, simulated, kernels, config, generator)
+    above = _reverse(model, simulated, z, kernels, config, generator)
+    verdict = {
+        "config": asdict(config),
+        "test": {
+            "is": _row(estimate.mean(-by_is, "upper")),
+            "ais": _row(estimate.mean(-by_ais, "upper")),
+            "excess": _row(estimate.mean(by_ais - by_is, "exact")),
+        },
+        "simulated": {
+            "gap": _row(estimate.mean(above - drawn_ais, "exact")),
+            "below": _row(estimate.mean(drawn_ais - drawn_is, "exact")),
+        },
+        "step_size": [round(kernel.step_size, 4) for kernel in (kernels[0], kernels[-1])],
+    } | _activity(model, x, generator)
+    write_atomically(file, (json.dumps(verdict, indent=1) + "\n").encode())
+    return verdict
+
+
+def _both(
+    model: VAE, x: Tensor, kernels: list[HMC], config: RefereeConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Log p(x) of each image by importance sampling, with the noise of the published result, and by AIS."""
+    published = torch.Generator().manual_seed(EVALUATION_SEED)
+    sampled = log_likelihood(model, x, config.samples, generator=published).log_p
+    annealed = [
+        ais(encoder_chain(model, part, kernels), config.chains, generator=generator)[1] for part in x.split(BLOCK)
+    ]
+    return sampled, log_mean_exp(torch.cat(annealed, 1)).double()
+
+
+def _reverse(
+    model: VAE, x: Tensor, z: Tensor, kernels: list[HMC], config: RefereeConfig, generator: torch.Generator
+) -> Tensor:
+    """Log p(x) of each image from above, from the z that it was drawn with."""
+    blocks = zip(x.split(BLOCK), z.split(BLOCK), strict=True)
+    log_w = [
+        reverse_ais(encoder_chain(model, part, kernels), start.expand(config.chains, -1, -1), generator=generator)[1]
+        for part, start in blocks
+    ]
+    return -log_mean_exp(-torch.cat(log_w, 1)).double()
+
+
+def _activity(model: VAE, x: Tensor, generator: torch.Generator) -> dict[str, Any]:
+    with torch.no_grad():
+        chain = model.chain(x)
+        zs = chain.sample((16,), generator=generator).z
+        assert isinstance(chain.proposal, Gaussian)
+        moved = [((b - a) / chain.proposal.std).square().mean().sqrt().item() for a, b in pairwise(zs)]
+        return {"active_units": int(active_units(zs[-1][:8].mean(0), zs[-1][8:].mean(0)).sum()), "moved": moved}
+
+
+def _row(found: Estimate) -> dict[str, float]:
+    return {"value": found.value, "stderr": found.stderr}

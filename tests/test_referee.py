@@ -1,0 +1,86 @@
+"""The referee against likelihoods that quadrature knows, and what it writes."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from avo_lib.chain import Gaussian
+from avo_lib.evaluation import ais
+from avo_lib.experiments import run
+from avo_lib.kernels import HMC
+from avo_lib.models import VAE, VAEConfig
+from avo_lib.numerics import log_bernoulli, log_normal
+from avo_lib.protocols import EXPERIMENTS
+from avo_lib.referee import RefereeConfig, encoder_chain, referee, referee_file
+from avo_lib.results import load_results
+
+FEW = RefereeConfig(images=6, simulated=5, chains=4, T=8, leapfrog_steps=2, samples=20)
+
+
+@pytest.fixture
+def model():
+    """One latent, six pixels, two kernels that do something; in double precision."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        config = VAEConfig(pixels=6, hidden=(8,), latent=1, T=2, batch_norm=False, kernel_hidden=4, std_init=0.5)
+        model = VAE(config).double().eval().requires_grad_(False)
+    model.decoder[-1].weight *= 3
+    return model
+
+
+def test_the_chain_from_the_encoder_brackets_the_exact_likelihood(model, generator):
+    """Drawn pairs (z, x): forwards from the encoder, backwards from z; the kernels' own chain plays no part."""
+    z = torch.randn(3, 1, generator=generator, dtype=torch.float64)
+    x = torch.bernoulli(model.decode(z).sigmoid(), generator=generator)
+    chain = encoder_chain(model, x, [HMC(0.3, 3)] * 30)
+    assert isinstance(chain.proposal, Gaussian) and chain.context is None
+    _, forwards = ais(chain, 4000, generator=generator)
+    grid = torch.linspace(-9, 9, 3601, dtype=torch.float64)[:, None]
+    for i in range(3):
+        exact = (log_normal(grid) + log_bernoulli(x[i], model.decode(grid))).logsumexp(0) + math.log(18 / 3600)
+        weights = (forwards[:, i] - exact).exp()
+        stderr = weights.std() / len(weights) ** 0.5
+        assert abs(weights.mean() - 1) < 5 * stderr and stderr < 0.05
+
+
+@pytest.fixture
+def judged(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    setup = EXPERIMENTS["miniature"]["avo"]
+    model = replace(setup.model, hidden=(20,), latent=4, T=2)
+    small = replace(setup, model=model, train=replace(setup.train, epochs=1), images=100, samples=20)
+    monkeypatch.setitem(EXPERIMENTS, "miniature", {"avo": small})
+    run("miniature", "avo", device="cpu", results=tmp_path / "results", runs=tmp_path / "runs")
+    return tmp_path / "results"
+
+
+def test_a_verdict_is_written_and_read_again(judged):
+    verdict = referee("miniature", "avo", config=FEW, results=judged)
+    file = referee_file("miniature", "avo", 0, judged)
+    assert json.loads(file.read_text()) == verdict
+    assert list(verdict) == ["config", "test", "simulated", "step_size", "active_units", "moved"]
+    test = verdict["test"]
+    assert test["excess"]["value"] == pytest.approx(test["is"]["value"] - test["ais"]["value"])
+    assert 0 <= verdict["active_units"] <= 4 and len(verdict["moved"]) == 2 and min(verdict["moved"]) > 0
+    file.write_text(json.dumps(verdict | {"active_units": -1}))
+    assert referee("miniature", "avo", config=FEW, results=judged)["active_units"] == -1, "not computed twice"
+    with pytest.raises(ValueError, match="another configuration"):
+        referee("miniature", "avo", config=replace(FEW, T=9), results=judged)
+    assert len(load_results(judged)) == 1, "a verdict is no result of a run"
+
+
+def test_the_importance_sampling_is_that_of_the_published_result(judged):
+    """The same images with the same noise: all of them together give the published number."""
+    all_images = replace(FEW, images=100)
+    published = load_results(judged)[0]["test"]
+    found = referee("miniature", "avo", config=all_images, results=judged)["test"]["is"]
+    assert (found["value"], found["stderr"]) == pytest.approx((published["nll"], published["stderr"]))
+
+
+@pytest.mark.parametrize("change", [{"images": 1}, {"simulated": 0}, {"chains": 1}, {"T": 0}, {"leapfrog_steps": 0}])
+def test_what_cannot_be_judged_is_refused(change):
+    with pytest.raises(ValueError, match="need at least two"):
+        replace(FEW, **change)
