@@ -18,7 +18,7 @@ from avo_lib.data import MNIST, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.files import write_atomically
 from avo_lib.models.vae import VAE
-from avo_lib.protocols import EXPERIMENTS, find
+from avo_lib.protocols import EXPERIMENTS, Experiment, find
 from avo_lib.results import RESULTS, result_file
 from avo_lib.training import fit
 
@@ -60,12 +60,7 @@ def run(
         "experiment": experiment,
         "method": method,
         "seed": seed,
-        "config": {
-            "model": asdict(setup.model),
-            "train": asdict(setup.train) | {"beta": repr(setup.train.beta)},
-            "binarisation": setup.binarisation,
-            "images": setup.images,
-        },
+        "config": _config(setup),
         "versions": {
             "avo_lib": avo_lib.__version__,
             "torch": torch.__version__,
@@ -94,6 +89,17 @@ def run(
     write_atomically(file.with_suffix(".safetensors"), save(weights))
     write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
     return result
+
+
+def _config(setup: Experiment) -> dict[str, Any]:
+    config = {
+        "model": asdict(setup.model),
+        "train": asdict(setup.train) | {"beta": repr(setup.train.beta)},
+        "binarisation": setup.binarisation,
+        "images": setup.images,
+    }
+    as_read: dict[str, Any] = json.loads(json.dumps(config))  # lists for tuples
+    return as_read
 
 
 def log_likelihood_of_test(model: VAE, data: MNIST, samples: int) -> LogLikelihood:
@@ -154,14 +160,14 @@ def sweep(
         The files of all results asked for.
 
     Raises:
-        ValueError: If there is no such experiment or method.
+        ValueError: If there is no such experiment or method, or a result there has other settings.
         ImportError: If a scheduler is given and dask is not installed.
     """
     methods = methods or tuple(EXPERIMENTS.get(experiment, ("",)))
     for method in methods:
         find(experiment, method)
     wanted = [(method, seed) for seed in seeds for method in methods]
-    missing = [one for one in wanted if not result_file(experiment, *one, results).is_file()]
+    missing = [one for one in wanted if not _finished(experiment, *one, results)]
     backend: dict[str, Any] = {"backend": "loky", "n_jobs": jobs, "inner_max_num_threads": 1}
     if scheduler is not None:
         try:
@@ -173,6 +179,20 @@ def sweep(
     with parallel_config(**backend):
         Parallel()(delayed(_one_thread)(run, experiment, *one, results=results, runs=runs) for one in missing)
     return [result_file(experiment, *one, results) for one in wanted]
+
+
+def _finished(experiment: str, method: str, seed: int, results: Path) -> bool:
+    file = result_file(experiment, method, seed, results)
+    if not file.is_file():
+        return False
+    config, found = _config(find(experiment, method)), json.loads(file.read_bytes())["config"]
+    for part in ("model", "train"):  # an option that came later has a default that changes nothing
+        found[part] = config[part] | found[part]
+    if found != config:
+        raise ValueError(
+            f"{file} has other settings than {experiment} {method} has now. Use another folder, or delete it"
+        )
+    return True
 
 
 def _one_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

@@ -50,11 +50,11 @@ def test_a_run_writes_its_result_and_weights(method, folders):
     assert torch.equal(torch.get_rng_state(), state)
     file = result_file("miniature", method, 3, folders["results"])
     assert sorted(path.name for path in file.parent.iterdir()) == [file.name, f"{method}-seed3.safetensors"]
-    assert json.loads(file.read_text()) == json.loads(json.dumps(result))  # which knows no tuples
+    assert json.loads(file.read_text()) == result
     assert list(result) == KEYS
     assert (result["experiment"], result["method"], result["seed"]) == ("miniature", method, 3)
     assert result["versions"]["avo_lib"] == avo_lib.__version__ and result["versions"]["device"] == "cpu"
-    assert result["config"]["model"]["hidden"] == (20,) and result["config"]["images"] == 200
+    assert result["config"]["model"]["hidden"] == [20] and result["config"]["images"] == 200
     assert result["config"]["train"]["beta"] == "WarmUp(start=0.2, rate=0.002)"
     assert result["epochs"] == len(result["curve"]) == 1 and result["seconds"] >= 0
     assert set(result["train"]) == set(result["valid"]) == {"elbo", "kl"}
@@ -122,6 +122,19 @@ def test_a_sweep_runs_what_is_missing_and_nothing_else(folders):
     assert all(file.is_file() for file in files)
     assert kept.read_text() == marked
     assert list(table(load_results(folders["results"]))["seeds"]) == [2, 2]
+
+
+def test_a_sweep_refuses_results_of_other_settings(folders):
+    run("miniature", "vae", device="cpu", **folders)
+    file = result_file("miniature", "vae", 0, folders["results"])
+    result = json.loads(file.read_text())
+    del result["config"]["train"]["attach_features"]  # as if written before there was such an option
+    file.write_text(json.dumps(result))
+    assert sweep("miniature", ["vae"], jobs=1, **folders) == [file]
+    result["config"]["train"]["lr"] = 0.5
+    file.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=r"vae-seed0\.json has other settings than miniature vae has now"):
+        sweep("miniature", ["vae"], jobs=1, **folders)
 
 
 def test_a_sweep_without_methods_means_all(folders, monkeypatch):
