@@ -95,6 +95,7 @@ def _palette_png(figure: Figure) -> bytes:
     plt.close(figure)
     drawn.seek(0)
     with Image.open(drawn) as picture:
-        few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        # An octree keeps the book's colours; the median cut, which is the default, turns thin lines brown.
+        few = picture.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few.save(small, format="png", optimize=True)
     return small.getvalue()

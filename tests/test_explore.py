@@ -1,14 +1,18 @@
 """The slider: what it refuses, and what it is made of."""
 
 import base64
+import io
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
-from avo_lib.explore import frame_slider
+from avo_lib import figures
+from avo_lib.explore import _page, frame_slider
 
 
 def frames(n: int, size: float = 1.0) -> list[Figure]:
@@ -41,6 +45,21 @@ def test_the_controls_reach_every_frame():
     assert (slide.min, slide.max, slide.value, slide.description) == (0, 3, 0, "α")
     assert (play.min, play.max) == (0, 3)
     assert len(stack.children) == 4 and stack.selected_index == 0
+
+
+def test_the_colours_of_the_book_survive_the_palette():
+    """Thin lines among the many shades of a density, which claim most of a palette."""
+    figure, axes = plt.subplots(figsize=(6, 3))
+    line = torch.linspace(-3, 3, 100)
+    axes.contourf(line, line, (-line.square() - line[:, None].square()).exp(), levels=30)
+    for i, colour in enumerate(figures.COLOURS.values()):
+        axes.plot(line, torch.sin(line + i), color=colour)
+    page = _page(figure, "one", "lines")
+    picture = Image.open(io.BytesIO(base64.b64decode(page.split("base64,")[1].split('"')[0]))).convert("RGB")
+    shown = torch.tensor([colour for _, colour in picture.getcolors()])
+    wanted = 255 * torch.tensor([to_rgb(colour) for colour in figures.COLOURS.values()])
+    nearest = (wanted[:, None] - shown).abs().amax(-1).amin(-1)
+    assert nearest.max() <= 20, dict(zip(figures.COLOURS, nearest.tolist(), strict=True))
 
 
 def test_texts_cannot_break_the_page():
