@@ -87,10 +87,11 @@ def referee(
         results: Folder of the weights and of the verdict.
 
     Returns:
-        As written. ``test``: mean NLL by ``is`` and by ``ais``, and ``excess`` of AIS's log p over that of importance
-        sampling; ``simulated``: the ``gap`` between reverse and forward AIS, and by how much importance sampling lies
-        ``below`` forward AIS; each with its ``stderr`` over images, in nats. ``active_units``, and for each kernel of a
-        chain ``moved``: root mean square of its step, in standard deviations of q_0.
+        As written. ``test``: mean NLL by ``is`` and by ``ais``, ``excess`` of AIS's log p over that of importance
+        sampling, and ``log_p`` of each image by AIS, to compare models in pairs. ``simulated``: the ``gap`` between
+        reverse and forward AIS, and by how much importance sampling lies ``below`` forward AIS. All in nats, each mean
+        with its ``stderr`` over images. ``active_units``, and for each kernel of a chain ``moved``: root mean square
+        of its step, in standard deviations of q_0.
 
     Raises:
         FileNotFoundError: If the weights are not there.
@@ -125,6 +126,7 @@ def referee(
             "is": _row(estimate.mean(-by_is, "upper")),
             "ais": _row(estimate.mean(-by_ais, "upper")),
             "excess": _row(estimate.mean(by_ais - by_is, "exact")),
+            "log_p": [round(value, 3) for value in by_ais.tolist()],
         },
         "simulated": {
             "gap": _row(estimate.mean(above - drawn_ais, "exact")),

@@ -64,6 +64,7 @@ def test_a_verdict_is_written_and_read_again(judged):
     assert list(verdict) == ["config", "test", "simulated", "step_size", "active_units", "moved"]
     test = verdict["test"]
     assert test["excess"]["value"] == pytest.approx(test["is"]["value"] - test["ais"]["value"])
+    assert len(test["log_p"]) == 6 and sum(test["log_p"]) / 6 == pytest.approx(-test["ais"]["value"], abs=1e-3)
     assert 0 <= verdict["active_units"] <= 4 and len(verdict["moved"]) == 2 and min(verdict["moved"]) > 0
     file.write_text(json.dumps(verdict | {"active_units": -1}))
     assert referee("miniature", "avo", config=FEW, results=judged)["active_units"] == -1, "not computed twice"
