@@ -137,7 +137,7 @@ def test_training_raises_the_bound_and_both_chains_start_alike():
         assert list(curve) == [0] and len(curve[0]) == 2
     for one, other in zip(fits["hvi"].parameters(), fits["avo"].parameters()):
         torch.testing.assert_close(one, other)
-    ring, curve = train(RingConfig("vae", (0.3,), 2, hidden=8, updates=501, lr=0.01))
+    _, curve = train(RingConfig("vae", (0.3,), 2, hidden=8, updates=501, lr=0.01))
     assert all(after < before / 2 for before, after in zip(curve[0], curve[500]))
 
 

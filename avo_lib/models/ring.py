@@ -29,9 +29,9 @@ class RingConfig:
     """One way to fit the ring's noise, in independent copies: every seed at every noise level.
 
     Attributes:
-        method: ``"vae"`` has a Gaussian encoder; ``"iwae"`` proposes from the prior; ``"hvi"`` and ``"avo"`` send draws
-            of the prior through T kernels that see x, and differ in their objective alone; ``"mixed"`` starts the
-            kernels from a Gaussian encoder and tosses a fair coin between the two objectives.
+        method: ``"vae"`` has a Gaussian encoder; ``"iwae"`` proposes from the prior; ``"hvi"``, ``"avo"``, ``"mixed"``
+            send draws of the prior through T kernels that see x, and differ in their objective alone: the ELBO, AVO, or
+            at every update the toss of a fair coin.
         stds: Standard deviations of the true noise.
         seeds: Copies at each of them; copy i has the noise ``stds[i // seeds]``.
         T: Number of kernels.
@@ -151,12 +151,9 @@ class Ring(nn.Module):
         super().__init__()
         self.config, copies, hidden = config, config.copies, config.hidden
         self.noise = _mlp(copies, 1, hidden, 1)
-        self.encoder = _mlp(copies, 2, hidden, 2) if config.method in ("vae", "mixed") else None
-        std_init, gate_bias = (0.05, -3.0) if config.method == "mixed" else (1.0, -1.0)
+        self.encoder = _mlp(copies, 2, hidden, 2) if config.method == "vae" else None
         count = config.T if config.method in ("hvi", "avo", "mixed") else 0
-        self.kernels = nn.ModuleList(
-            GatedKernel(1, hidden, std_init=std_init, gate_bias=gate_bias, batch=(copies,)) for _ in range(count)
-        )
+        self.kernels = nn.ModuleList(GatedKernel(1, hidden, batch=(copies,)) for _ in range(count))
         for kernel in self.kernels:  # x enters the hidden layer of each, in copies of its own too
             kernel.q.hidden.shift_of_context = _Linear(copies, 2, hidden)  # type: ignore[union-attr]
             kernel.r.hidden.shift_of_context = _Linear(copies, 2, hidden)  # type: ignore[union-attr]
