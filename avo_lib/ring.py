@@ -82,7 +82,7 @@ def evaluate(ring: Ring, *, points: int = 2000, samples: int = 100, seed: int = 
 
     Args:
         ring: From :func:`train`.
-        points: Data for each copy, in blocks of 100; the sandwich takes a tenth of them.
+        points: Data for each copy, in blocks of 100; the sandwich takes a quarter of them.
         samples: Reverse trajectories for each point of a chain; see :func:`avo_lib.evaluation.marginal_bounds`.
         seed: Of the data and the noise.
 
@@ -93,23 +93,23 @@ def evaluate(ring: Ring, *, points: int = 2000, samples: int = 100, seed: int = 
     """
     config, generator = ring.config, torch.Generator().manual_seed(seed)
     angles = torch.tensor(ANGLES) / 180
-    parts, tenth = [], []
+    parts, quarter = [], []
     with torch.no_grad():
         for block in range(max(1, points // 100)):
             x = config.simulate(min(points, 100), generator=generator)
             learned, true = log_likelihoods(ring, x)
             bound = ring.bound(x, generator=generator).double()
             parts.append(torch.stack([learned, bound, true - learned, learned - bound]))
-            if ring.kernels and block % 10 == 0:
+            if ring.kernels and block % 4 == 0:
                 chain = ring.chain(x)
                 bounds = marginal_bounds(chain, chain.sample(generator=generator), samples, generator=generator)
-                tenth.append(learned - torch.stack(bounds[::-1]).double())
+                quarter.append(learned - torch.stack(bounds[::-1]).double())
         noise = ring.std((angles.atanh() / ETA)[:, None].expand(config.copies, -1, 1))[..., 0]
     values = torch.cat(parts, -1)
     columns = dict(zip(("log_p", "bound", "model_kl", "gap"), values.mean(-1), strict=True))
     columns |= dict(zip(("model_kl_stderr", "gap_stderr"), _stderr(values[2:]), strict=True))
-    if tenth:
-        bracket = torch.cat(tenth, -1)
+    if quarter:
+        bracket = torch.cat(quarter, -1)
         columns |= dict(
             zip(("kl_lower", "kl_upper", "kl_stderr"), [*bracket.mean(-1), _stderr(bracket[1])], strict=True)
         )
