@@ -105,21 +105,22 @@ def energies(updates: int = 2000, seeds: int = 10, results: Path = RESULTS, thre
         print(f"{config.energy} {config.variant:8} {config.objective:4} KL {kl:.3f}", flush=True)
 
 
-def ring(updates: int = 5000, seeds: int = 8, results: Path = RESULTS, threads: int = 1) -> None:
+def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, threads: int = 1) -> None:
     """Learn the noise of the ring in five ways and print the models' divergences in nats; finished fits are skipped.
 
     Args:
-        updates: Steps of Adam in each fit.
+        updates: Steps of Adam in each fit; by default 5,000, and twice as many for AVO at half the learning rate.
         seeds: Copies at each noise level, trained side by side.
         results: Folder of the results; they go to ``toys/ring`` in it.
         threads: Threads of torch.
     """
     _prepare(threads)
     for config in biased_noise.CONFIGS:
-        rows = biased_noise.run(replace(config, updates=updates, seeds=seeds), results)["copies"]
+        config = replace(config, updates=updates or config.updates, seeds=seeds)
+        rows = biased_noise.run(config, results)["copies"]
         for std in config.stds:
             kl = [row["model_kl"] for row in rows if row["std"] == std]
-            print(f"{config.method:5} std {std:<4} KL {sum(kl) / len(kl):.3f}", flush=True)
+            print(f"{config.method:5} lr {config.lr:<5g} std {std:<4} KL {sum(kl) / len(kl):.3f}", flush=True)
 
 
 def show(results: Path = RESULTS) -> None:

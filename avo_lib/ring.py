@@ -20,9 +20,9 @@ from avo_lib.files import write_atomically
 from avo_lib.models.ring import ETA, METHODS, Ring, RingConfig, line, posterior
 from avo_lib.results import RESULTS
 
-CONFIGS = tuple(RingConfig(method) for method in METHODS)
+CONFIGS = (*(RingConfig(method) for method in METHODS), RingConfig("avo", (0.1,), updates=10_000, lr=1e-3))
 ANGLES = tuple(range(-171, 172, 19))  # degrees around the circle, 0 at the top
-CURVE = (0, 250, 500, 1000, 2000, 3000, 4000)  # updates before which the model is judged
+CURVE = (0, 250, 500, 1000, 2000, 3000, 4000, 6000, 8000)  # updates before which the model is judged
 
 
 def log_likelihoods(ring: Ring, x: Tensor, points: int = 1201) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,8 @@ def _stderr(values: Tensor) -> Tensor:
 
 def ring_file(config: RingConfig, folder: Path = RESULTS) -> Path:
     """Where a fit's result goes; three folders deep, apart from the results of models."""
-    return folder / "toys" / "ring" / f"{config.method}.json"
+    rate = "" if config.lr == RingConfig.lr else f"-lr{config.lr:g}"
+    return folder / "toys" / "ring" / f"{config.method}{rate}.json"
 
 
 def run(config: RingConfig, folder: Path = RESULTS) -> dict[str, Any]:

@@ -163,7 +163,8 @@ def test_a_run_is_written_once_and_can_be_loaded(method, tmp_path, monkeypatch, 
 
 
 def test_the_command_line_fits_every_method(tmp_path, monkeypatch, capsys):
-    assert [config.method for config in experiment.CONFIGS] == list(METHODS)
+    assert [config.method for config in experiment.CONFIGS] == [*METHODS, "avo"]
+    assert len({experiment.ring_file(config) for config in experiment.CONFIGS}) == 6
     small_ones = [dataclasses.replace(SMALL, method=method) for method in ("vae", "hvi")]
     monkeypatch.setattr(experiment, "CONFIGS", small_ones)
     command_line.ring(updates=1, seeds=1, results=tmp_path)
