@@ -16,7 +16,7 @@ from torch.nn import functional
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel
 from avo_lib.numerics import LOG_2PI, log_normal
-from avo_lib.objectives import calibrated_avo, iwae
+from avo_lib.objectives import calibrated_avo, elbo, iwae
 from avo_lib.paths import AmortisedPath, linear_alphas
 
 ETA = 0.75
@@ -190,5 +190,7 @@ class Ring(nn.Module):
         chain = self.chain(x)
         if self.config.method == "iwae":
             return iwae(chain.sample((self.config.samples,), generator=generator))
-        share = {"avo": 1.0, "mixed": 0.5}.get(self.config.method, 0.0) if training else 0.0
+        if not training:
+            return elbo(chain.sample(generator=generator))
+        share = {"avo": 1.0, "mixed": 0.5}.get(self.config.method, 0.0)
         return calibrated_avo(lambda cut: chain.sample(detach=cut, generator=generator), share, generator=generator)
