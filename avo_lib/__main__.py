@@ -1,4 +1,4 @@
-"""The command line: ``python -m avo_lib run|sweep|evaluate|referee|energies|show|list``."""
+"""The command line: ``python -m avo_lib run|sweep|evaluate|referee|energies|ring|show|list``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from avo_lib import experiments, toys
+from avo_lib import ring as biased_noise
 from avo_lib.data import DataError
 from avo_lib.experiments import RUNS
 from avo_lib.protocols import EXPERIMENTS, find
@@ -134,6 +135,24 @@ def energies(updates: int = 2000, seeds: int = 10, results: Path = RESULTS, thre
         print(f"{config.energy} {config.variant:8} {config.objective:4} KL {kl:.3f}", flush=True)
 
 
+def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, threads: int = 1) -> None:
+    """Learn the noise of the ring in five ways and print the models' divergences in nats; finished fits are skipped.
+
+    Args:
+        updates: Steps of Adam in each fit; by default 5,000, and twice as many for AVO at half the learning rate.
+        seeds: Copies at each noise level, trained side by side.
+        results: Folder of the results; they go to ``toys/ring`` in it.
+        threads: Threads of torch.
+    """
+    _prepare(threads)
+    for config in biased_noise.CONFIGS:
+        config = replace(config, updates=updates or config.updates, seeds=seeds)
+        rows = biased_noise.run(config, results)["copies"]
+        for std in config.stds:
+            kl = [row["model_kl"] for row in rows if row["std"] == std]
+            print(f"{config.method:5} lr {config.lr:<5g} std {std:<4} KL {sum(kl) / len(kl):.3f}", flush=True)
+
+
 def show(results: Path = RESULTS) -> None:
     """Print a table of finished results, in nats.
 
@@ -174,6 +193,7 @@ def main() -> None:
         "evaluate": evaluate,
         "referee": referee,
         "energies": energies,
+        "ring": ring,
         "show": show,
         "list": list_experiments,
     }

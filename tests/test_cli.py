@@ -106,7 +106,7 @@ def test_what_the_user_can_mend_is_said_in_one_line(arguments, message, call, tm
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["fly"], ["fly", "run, sweep, evaluate, referee, energies, show, list"]),
+        (["fly"], ["fly", "run, sweep, evaluate, referee, energies, ring, show, list"]),
         (["run", "--experiment", "report", "--method", "vae", "--colour", "red"], ["--colour", "--help"]),
         (["run", "--experiment", "report"], ["--method"]),
         (["run", "--experiment", "report", "--method", "vae", "--seed", "one"], ["--seed", "'one'"]),
@@ -118,7 +118,7 @@ def test_what_cannot_be_parsed_is_shown(arguments, message, call):
     assert all(part in out + error for part in message)
 
 
-@pytest.mark.parametrize("command", ["run", "sweep", "evaluate", "referee", "show", "list"])
+@pytest.mark.parametrize("command", ["run", "sweep", "evaluate", "referee", "energies", "ring", "show", "list"])
 def test_every_command_has_help(command, call):
     status, out, _ = call(command, "--help")
     assert status == 0 and f"python -m avo_lib {command}" in out

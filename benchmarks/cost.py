@@ -1,0 +1,62 @@
+"""What a training step of each method costs under each protocol; the book's chapters read the result.
+
+    python benchmarks/cost.py
+
+One thread, process CPU time, medians of steps in which the methods take turns; writes results/cost.json. Absolute times
+belong to the machine, the ratios less so.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from avo_lib.data import binarise
+from avo_lib.files import write_atomically
+from avo_lib.objectives import avo, elbo, iwae
+from avo_lib.protocols import Experiment, find
+
+METHODS = ("vae", "iwae", "householder", "hvi", "avo")
+ROUNDS, WARM_UP = 60, 5
+
+
+def training_step(setup: Experiment, detach: bool) -> Callable[[], object]:
+    model, config = setup.build(seed=0), setup.train
+    optimiser = torch.optim.Adam(model.parameters(), config.lr, fused=True)
+    x = binarise(torch.rand(config.batch_size, setup.model.pixels))
+
+    def step() -> None:
+        if config.samples > 1:
+            bound = iwae(model.sample_trajectory(x, (config.samples,)))
+        else:
+            bound = (avo if detach else elbo)(model.sample_trajectory(x, detach=detach))
+        optimiser.zero_grad()
+        (-bound.mean()).backward()
+        optimiser.step()
+
+    return step
+
+
+def milliseconds(protocol: str) -> dict[str, float]:
+    """An AVO step costs more than an ELBO step of the same model, which is HVI's; ``avo`` is the former."""
+    steps = {method: training_step(find(protocol, method), detach=method == "avo") for method in METHODS}
+    times: dict[str, list[float]] = {method: [] for method in METHODS}
+    for i in range(ROUNDS + WARM_UP):
+        for method, step in steps.items():
+            start = time.process_time()
+            step()
+            if i >= WARM_UP:
+                times[method].append(time.process_time() - start)
+    return {method: round(1e3 * statistics.median(values), 2) for method, values in times.items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = {protocol: milliseconds(protocol) for protocol in ("report", "paper")}
+    write_atomically(Path("results/cost.json"), (json.dumps(found, indent=1) + "\n").encode())
+    print(json.dumps(found, indent=1))
