@@ -124,6 +124,12 @@ def test_conditional_weight_normalisation_by_hand(generator):
         ConditionalLinear(4, 3, FEATURES, "film")
 
 
+def test_copies_with_a_context_are_refused():
+    """They would share its layers, and no longer be independent."""
+    with pytest.raises(ValueError, match="independent copies take no context"):
+        GatedKernel(2, 4, context_dim=3, batch=(5,))
+
+
 def test_householder_reflects(generator):
     kernel = Householder(5)
     z = torch.randn(7, 5, generator=generator)

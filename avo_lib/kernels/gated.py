@@ -27,7 +27,8 @@ class ConditionalLinear(nn.Module):
         out_dim: Size of y.
         context_dim: Size of the context c; 0 for none.
         conditioning: ``"concat"`` or ``"weight_norm"``.
-        batch: Leading axes of independent copies, e.g. ``(seeds,)``; z is then ``(..., *batch, points, in_dim)``.
+        batch: Leading axes of independent copies, e.g. ``(seeds,)``; z is then ``(..., *batch, points, in_dim)``. Not
+            together with a context.
     """
 
     def __init__(
@@ -36,6 +37,8 @@ class ConditionalLinear(nn.Module):
         super().__init__()
         if conditioning not in ("concat", "weight_norm"):
             raise ValueError(f"conditioning must be 'concat' or 'weight_norm', not {conditioning!r}")
+        if batch and context_dim:
+            raise ValueError("independent copies take no context here: they would share the layers that read it")
         bound = 1 / math.sqrt(in_dim)
         self.direction = nn.Parameter(torch.empty(*batch, in_dim, out_dim).uniform_(-bound, bound))
         self.scale = nn.Parameter(torch.ones(*batch, 1, out_dim))
