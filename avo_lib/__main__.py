@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -119,20 +120,30 @@ def referee(
         )
 
 
-def energies(updates: int = 2000, seeds: int = 10, results: Path = RESULTS, threads: int = 1) -> None:
+def energies(
+    ramps: tuple[float, ...] = (0.0,),
+    variants: tuple[Literal["released", "paper"], ...] = ("released", "paper"),
+    updates: int = 2000,
+    seeds: int = 10,
+    results: Path = RESULTS,
+    threads: int = 1,
+) -> None:
     """Fit the six energies with both objectives and print the divergences in nats; finished fits are skipped.
 
     Args:
+        ramps: Shares of the updates in which beta rises from 0.01 to 1; 0 is beta = 1 throughout.
+        variants: Of energies b and d; the others have only the released one.
         updates: Steps of Adam in each fit.
         seeds: Chains trained side by side in each fit.
         results: Folder of the results; they go to ``toys/energies`` in it.
         threads: Threads of torch.
     """
     _prepare(threads)
-    for config in toys.CONFIGS:
-        rows = toys.run(replace(config, updates=updates, seeds=seeds), results)["seeds"]
+    chosen = [config for config in toys.CONFIGS if config.variant in variants]
+    for ramp, config in product(ramps, chosen):
+        rows = toys.run(replace(config, updates=updates, seeds=seeds, ramp=ramp), results)["seeds"]
         kl = sum(row["kl"] for row in rows) / len(rows)
-        print(f"{config.energy} {config.variant:8} {config.objective:4} KL {kl:.3f}", flush=True)
+        print(f"{config.energy} {config.variant:8} {config.objective:4} ramp {ramp:g} KL {kl:.3f}", flush=True)
 
 
 def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, threads: int = 1) -> None:

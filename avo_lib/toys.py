@@ -22,13 +22,14 @@ from avo_lib.files import write_atomically
 from avo_lib.kernels import GatedKernel
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import avo, elbo
-from avo_lib.paths import GeometricPath, linear_alphas
+from avo_lib.paths import BetaSchedule, Constant, GeometricPath, WarmUp, linear_alphas
 from avo_lib.results import RESULTS
 from avo_lib.targets import ENERGIES, energy
 
 OBJECTIVES = ("elbo", "avo")
 FOUR_MODES = {"paper": (2.0, 0.2), "released": (2.5, 0.375)}  # of energy d: distance from the origin, variance
 SECTORS = 12
+FIRST_BETA = 0.01
 MODE_WEIGHTS = (0.1, 0.3, 0.4, 0.2)  # left, right, top, bottom
 
 
@@ -46,6 +47,7 @@ class ToyConfig:
         updates: Steps of Adam.
         lr: Its learning rate.
         seeds: Independent chains, trained side by side.
+        ramp: Share of the updates in which beta rises; see :meth:`beta`. A fit is judged at beta = 1 all the same.
     """
 
     energy: str
@@ -57,11 +59,24 @@ class ToyConfig:
     updates: int = 2000
     lr: float = 1e-3
     seeds: int = 10
+    ramp: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         if self.objective not in OBJECTIVES or min(self.T, self.batch, self.seeds) < 1:
             raise ValueError(f"need an objective of {OBJECTIVES} and T, batch and seeds of at least 1, not {self}")
+        if not 0 <= self.ramp < 1:
+            raise ValueError(f"ramp is a share of the updates, at least 0 and below 1, not {self.ramp}")
+
+    def beta(self) -> BetaSchedule:
+        """The weight of the kernels' log ratios: 1, or rising linearly from 0.01 (appendix D of the paper).
+
+        >>> schedule = ToyConfig("d", updates=2000, ramp=0.8).beta()
+        >>> [round(schedule(update), 3) for update in (0, 800, 1600, 1999)]
+        [0.01, 0.505, 1.0, 1.0]
+        """
+        rise = self.ramp * self.updates
+        return WarmUp(FIRST_BETA, (1 - FIRST_BETA) / rise) if rise else Constant()
 
     def chain(self, kernels: Sequence[Any], points: int) -> Chain:
         """The chain of given kernels, with ``points`` trajectories for each seed: draws are (seeds, points, 2)."""
@@ -96,12 +111,13 @@ def train(config: ToyConfig, *, seed: int = 0) -> Chain:
     """
     kernels = _kernels(config, seed)
     chain = config.chain(list(kernels), config.batch)
-    generator = torch.Generator().manual_seed(seed)
+    generator, beta = torch.Generator().manual_seed(seed), config.beta()
     optimiser = torch.optim.Adam(kernels.parameters(), config.lr, fused=True)
     for update in range(config.updates):
         trajectory = chain.sample(detach=config.objective == "avo", generator=generator)
-        objective = avo(trajectory) if config.objective == "avo" else elbo(trajectory)
-        value = objective.mean(-1).sum()  # a sum over seeds: each gets the gradient that it would get alone
+        objective = avo if config.objective == "avo" else elbo
+        # A sum over seeds: each gets the gradient that it would get alone.
+        value = objective(trajectory, beta(update)).mean(-1).sum()
         if not math.isfinite(value.item()):
             raise FloatingPointError(f"the objective is {value.item()} at update {update} of {config}")
         optimiser.zero_grad()
@@ -181,7 +197,8 @@ CONFIGS = tuple(
 
 def toy_file(config: ToyConfig, folder: Path = RESULTS) -> Path:
     """Where a fit's result goes; three folders deep, apart from the results of models."""
-    return folder / "toys" / "energies" / f"{config.energy}-{config.variant}-{config.objective}.json"
+    ramp = f"-ramp{config.ramp:g}" if config.ramp else ""
+    return folder / "toys" / "energies" / f"{config.energy}-{config.variant}-{config.objective}{ramp}.json"
 
 
 def run(config: ToyConfig, folder: Path = RESULTS) -> dict[str, Any]:
@@ -216,7 +233,8 @@ def load_chain(config: ToyConfig, points: int, folder: Path = RESULTS) -> Chain:
     """
     file = toy_file(config, folder).with_suffix(".safetensors")
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; make it with: python -m avo_lib energies")
+        command = f"python -m avo_lib energies --ramps {config.ramp:g}"
+        raise FileNotFoundError(f"{file} does not exist; make it with: {command}")
     one = replace(config, seeds=1)
     kernels = _kernels(one)
     kernels.load_state_dict(load_file(file))

@@ -93,6 +93,7 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
         (["evaluate", "--experiment", "report", "--method", "avo", "--seed", "77"], "make it with: python -m avo_lib"),
         (["run", "--experiment", "report", "--method", "vae", "--device", "abacus"], "cpu, cuda"),
         (["run", "--experiment", "report", "--method", "vae", "--threads", "0"], "positive integer"),
+        (["energies", "--ramps", "1"], "ramp is a share of the updates, at least 0 and below 1, not 1.0"),
         (["show"], "make one with: python -m avo_lib run --experiment report --method vae"),
     ],
 )
@@ -110,6 +111,7 @@ def test_what_the_user_can_mend_is_said_in_one_line(arguments, message, call, tm
         (["run", "--experiment", "report", "--method", "vae", "--colour", "red"], ["--colour", "--help"]),
         (["run", "--experiment", "report"], ["--method"]),
         (["run", "--experiment", "report", "--method", "vae", "--seed", "one"], ["--seed", "'one'"]),
+        (["energies", "--ramps", "long"], ["--ramps", "'long'"]),
     ],
 )
 def test_what_cannot_be_parsed_is_shown(arguments, message, call):

@@ -81,6 +81,28 @@ def test_with_one_kernel_both_objectives_train_the_same_chain():
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) == equal
 
 
+def test_beta_rises_over_its_share_of_the_updates():
+    for ramp in (0.2, 0.8, 0.9):
+        beta = ToyConfig("d", updates=2000, ramp=ramp).beta()
+        end = round(2000 * ramp)
+        assert beta(0) == 0.01 and beta(end - 1) < 0.9999 and beta(end + 1) == beta(1999) == 1
+        assert beta(end // 2) == pytest.approx(0.505) and beta(end) == pytest.approx(1, abs=1e-12)
+    assert ToyConfig("d").beta()(0) == 1
+
+
+@pytest.mark.parametrize("name", toys.OBJECTIVES)
+def test_a_ramp_reaches_the_objective_and_nothing_else(name, monkeypatch):
+    """Every update gets its beta, 1 without a ramp; and a fit is judged at beta = 1 whatever the ramp."""
+    config, seen = dataclasses.replace(SMALL, objective=name, updates=4), []
+    objective = getattr(toys, name)
+    monkeypatch.setattr(toys, name, lambda draw, beta: seen.append(beta) or objective(draw, beta))
+    plain, ramped = train(config), train(dataclasses.replace(config, ramp=0.5))
+    assert seen == pytest.approx([1, 1, 1, 1, 0.01, 0.505, 1, 1])
+    assert not torch.equal(plain.kernels[0].q.heads.shift, ramped.kernels[0].q.heads.shift)
+    rows = [evaluate(dataclasses.replace(config, ramp=ramp), ramped, points=20, samples=3) for ramp in (0.0, 0.5)]
+    assert rows[0] == rows[1] and all(math.isfinite(row["kl"]) for row in rows[0])
+
+
 def test_training_improves_every_seed():
     config = ToyConfig("a", T=2, hidden=16, updates=0, lr=1e-2, seeds=3)
     trained = dataclasses.replace(config, updates=150)
@@ -102,7 +124,7 @@ def test_training_leaves_the_global_stream_alone_and_repeats():
 
 
 def test_a_divergence_of_training_is_reported(monkeypatch):
-    monkeypatch.setattr(toys, "elbo", lambda trajectory: trajectory.log_w() / 0)
+    monkeypatch.setattr(toys, "elbo", lambda trajectory, beta: trajectory.log_w(beta) / 0)
     with pytest.raises(FloatingPointError, match="update 0"):
         train(dataclasses.replace(SMALL, objective="elbo"))
 
@@ -124,16 +146,24 @@ def test_a_run_is_written_once_and_can_be_loaded(tmp_path, monkeypatch, generato
     assert toys.run(SMALL, tmp_path) == result
     with pytest.raises(ValueError, match="another configuration"):
         toys.run(dataclasses.replace(SMALL, updates=4), tmp_path)
-    with pytest.raises(FileNotFoundError, match="python -m avo_lib energies"):
-        load_chain(dataclasses.replace(SMALL, energy="c"), 5, tmp_path)
+    assert toys.toy_file(dataclasses.replace(SMALL, ramp=0.8)).name == "e-released-avo-ramp0.8.json"
+    with pytest.raises(FileNotFoundError, match=r"python -m avo_lib energies --ramps 0\.8"):
+        load_chain(dataclasses.replace(SMALL, ramp=0.8), 5, tmp_path)
 
 
 def test_the_command_line_fits_every_configuration(tmp_path, monkeypatch, capsys):
     assert len(toys.CONFIGS) == 16 and len({toys.toy_file(config) for config in toys.CONFIGS}) == 16
-    monkeypatch.setattr(toys, "CONFIGS", toys.CONFIGS[-2:])
-    command_line.energies(updates=1, seeds=1, results=tmp_path)
-    assert capsys.readouterr().out.count("KL") == 2
-    assert len(list(tmp_path.glob("toys/energies/f-released-*.json"))) == 2
+    monkeypatch.setattr(toys, "CONFIGS", toys.CONFIGS[2:6])
+    command_line.energies((0.0, 0.5), ("released",), updates=1, seeds=1, results=tmp_path)
+    assert capsys.readouterr().out.count("KL") == 4
+    names = ["b-released-avo-ramp0.5", "b-released-avo", "b-released-elbo-ramp0.5", "b-released-elbo"]
+    assert [file.stem for file in sorted(tmp_path.glob("toys/energies/*.json"))] == names
+
+
+@pytest.mark.parametrize("ramp", [-0.1, 1.0, math.nan])
+def test_a_ramp_that_never_ends_is_refused(ramp):
+    with pytest.raises(ValueError, match="ramp is a share"):
+        dataclasses.replace(SMALL, ramp=ramp)
 
 
 @pytest.mark.parametrize("change", [{"objective": "iwae"}, {"T": 0}, {"seeds": 0}, {"batch": 0}])
