@@ -35,6 +35,7 @@ def name(path: Path) -> str:
 
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+every_chapter = pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.parent != BOOK], ids=name)
 every_page = pytest.mark.parametrize("path", PAGES, ids=name)
 
 
@@ -116,14 +117,14 @@ def test_every_widget_has_a_static_figure_above(path: Path) -> None:
         above = above or "image/png" in kinds
 
 
-@every_notebook
+@every_chapter
 def test_anatomy(path: Path) -> None:
     headings = HEADING.findall(markdown(path))
     for required in REQUIRED:
         assert any(required in heading for heading in headings), f"no heading or box {required!r} in {headings}"
 
 
-@every_notebook
+@every_chapter
 def test_exercises_have_folded_solutions(path: Path) -> None:
     exercises: list[str] = []
     solutions: dict[str, str] = {}
