@@ -21,9 +21,9 @@ from avo_lib.data import MNIST, binarise, default_root, load_mnist
 from avo_lib.evaluation import average_bound, log_likelihood
 from avo_lib.files import write_atomically
 from avo_lib.models.vae import STD_FLOOR, VAE
-from avo_lib.numerics import log_normal
+from avo_lib.numerics import log_bernoulli, log_normal
 from avo_lib.objectives import avo, elbo
-from avo_lib.paths import AmortisedPath, LogDensity
+from avo_lib.paths import AmortisedPath, LogDensity, linear_alphas
 from avo_lib.protocols import find
 from torch import Generator, Tensor
 from torch.func import functional_call
@@ -236,6 +236,40 @@ def bounds(model: VAE, x: Tensor) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """A decoder, judged with a Gaussian of its own for each image."""
+
+    model: VAE
+
+    def chain(self, x: Tensor) -> Chain:
+        """For mean, standard deviation and image side by side."""
+        d = self.model.config.latent
+        mean, std, x = x.split((d, d, x.shape[1] - 2 * d), dim=-1)
+
+        def log_p(z: Tensor) -> Tensor:
+            return log_bernoulli(x, self.model.decode(z))
+
+        path = AmortisedPath(log_normal, log_p, log_p, linear_alphas(0))
+        return Chain(Gaussian(mean, std), [], path)
+
+
+def fitted(model: VAE, x: Tensor, steps: int = 400) -> Tensor:
+    """Each image beside the Gaussian that fits its posterior best."""
+    noise = Generator().manual_seed(0)
+    with torch.no_grad():
+        mean = model.chain(x).sample((16,), generator=noise).z[-1].mean(0)
+    log_std = torch.full_like(mean, math.log(0.2)).requires_grad_()
+    adam = torch.optim.Adam([mean.requires_grad_(), log_std], lr=0.03)
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = 0.03 * (1 - step / steps)
+        chain = Fitted(model).chain(torch.cat([mean, log_std.exp(), x], 1))
+        adam.zero_grad()
+        (-elbo(chain.sample(generator=noise)).sum()).backward()
+        adam.step()
+    return torch.cat([mean, log_std.exp(), x], 1).detach()
+
+
+@dataclass(frozen=True)
 class Pairs:
     """A model that is shown one image and judged on another."""
 
@@ -253,10 +287,16 @@ def judge(recipe: Correct, model: VAE, x: Tensor, grey: Tensor) -> Any:
     result: dict[str, Any] = {}
     if recipe.grey:  # a proposal that has seen the grey image is as valid
         pairs |= {"reported": (grey, grey), "grey_encoder": (grey, x)}
-    for name, pair in pairs.items():
+    views: dict[str, tuple[Fitted | Pairs, Tensor]] = {
+        name: (Pairs(model), torch.cat(pair, 1))
+        for name, pair in pairs.items()
+    }
+    if type(recipe) in (Correct, BatchSum, All):  # and the decoder alone
+        views["fitted"] = Fitted(model), fitted(model, x)
+    for name, (view, images) in views.items():
         samples = 100 if name == "reported" else 1000
-        noise, both = Generator().manual_seed(0), torch.cat(pair, 1)
-        found = log_likelihood(Pairs(model), both, samples, generator=noise)
+        noise = Generator().manual_seed(0)
+        found = log_likelihood(view, images, samples, generator=noise)
         parts = {"nll": found.nll.value, "stderr": found.nll.stderr}
         parts |= {"elbo": found.elbo.mean().item()}
         parts |= {"ess": found.ess.mean().item()}
