@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import avo_lib
 import torch
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.collapse import active_units
@@ -31,7 +32,7 @@ from torch.nn import functional
 from torchvision import datasets
 
 RESULTS = Path(__file__).parents[2] / "results" / "toys" / "post_mortem"
-IMAGES, EPOCHS, JUDGED, SEEDS = 10_000, 10, 500, range(3)
+IMAGES, EPOCHS, JUDGED, SEEDS = 10_000, 10, 500, range(4)
 
 
 class Correct:
@@ -326,7 +327,10 @@ def run(name: str, seed: int) -> None:
     judged = judge(recipe, model, test.images, raw.flatten(1) / 255)
     if seed:
         del judged["pictures"]  # one row of samples is enough
-    result = {"fault": name, "seed": seed, "curve": curve, **judged}
+    settings = {"images": IMAGES, "epochs": EPOCHS, "judged": JUDGED}
+    versions = {"avo_lib": avo_lib.__version__, "torch": torch.__version__}
+    result = {"fault": name, "seed": seed, "settings": settings}
+    result |= {"versions": versions, "curve": curve, **judged}
     write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
 
 
