@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +12,12 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from safetensors.torch import load_file, save
 
-import avo_lib
 from avo_lib.data import MNIST, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.files import write_atomically
 from avo_lib.models.vae import VAE
 from avo_lib.protocols import EXPERIMENTS, Experiment, find
-from avo_lib.results import RESULTS, result_file
+from avo_lib.results import RESULTS, result_file, versions
 from avo_lib.training import fit
 
 RUNS = Path("runs")
@@ -61,12 +59,7 @@ def run(
         "method": method,
         "seed": seed,
         "config": _config(setup),
-        "versions": {
-            "avo_lib": avo_lib.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "device": next(model.parameters()).device.type,
-        },
+        "versions": versions() | {"device": next(model.parameters()).device.type},
         "seconds": round(finished.seconds, 1),
         "epochs": finished.epoch,
         "best_epoch": finished.best_epoch,

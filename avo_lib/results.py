@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+
+import avo_lib
 
 RESULTS = Path("results")
 TEST = [f"test.{name}" for name in ("elbo", "kl", "nll", "stderr", "samples", "ess")]
+
+
+def versions() -> dict[str, str]:
+    """Of what a result was made with; every result carries them."""
+    return {"avo_lib": avo_lib.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def result_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,11 +13,10 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-import avo_lib
 from avo_lib.evaluation import marginal_bounds
 from avo_lib.files import write_atomically
 from avo_lib.models.ring import ETA, METHODS, Ring, RingConfig, line, posterior
-from avo_lib.results import RESULTS
+from avo_lib.results import RESULTS, versions
 
 CONFIGS = (*(RingConfig(method) for method in METHODS), RingConfig("avo", (0.1,), updates=10_000, lr=1e-3))
 ANGLES = tuple(range(-171, 172, 19))  # degrees around the circle, 0 at the top
@@ -145,8 +143,7 @@ def run(config: RingConfig, folder: Path = RESULTS) -> dict[str, Any]:
     started = time.monotonic()
     ring, curve = train(config)
     seconds = round(time.monotonic() - started, 1)
-    versions = {"avo_lib": avo_lib.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    result = {"config": wanted, "versions": versions, "seconds": seconds, "curve": curve}
+    result = {"config": wanted, "versions": versions(), "seconds": seconds, "curve": curve}
     result["copies"] = evaluate(ring)
     first = len(config.stds) // 2 * config.seeds
     middle = {name: value[first : first + config.seeds].clone() for name, value in ring.state_dict().items()}

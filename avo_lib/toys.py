@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-import avo_lib
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import marginal_bounds
 from avo_lib.files import write_atomically
@@ -23,7 +21,7 @@ from avo_lib.kernels import GatedKernel
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import avo, elbo
 from avo_lib.paths import BetaSchedule, Constant, GeometricPath, WarmUp, linear_alphas
-from avo_lib.results import RESULTS
+from avo_lib.results import RESULTS, versions
 from avo_lib.targets import ENERGIES, energy
 
 OBJECTIVES = ("elbo", "avo")
@@ -216,8 +214,7 @@ def run(config: ToyConfig, folder: Path = RESULTS) -> dict[str, Any]:
     started = time.monotonic()
     chain = train(config)
     seconds = round(time.monotonic() - started, 1)
-    versions = {"avo_lib": avo_lib.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    result = {"config": asdict(config), "versions": versions, "seconds": seconds, "seeds": evaluate(config, chain)}
+    result = {"config": asdict(config), "versions": versions(), "seconds": seconds, "seeds": evaluate(config, chain)}
     modules = nn.ModuleList(kernel for kernel in chain.kernels if isinstance(kernel, nn.Module))
     first = {name: value[:1].clone() for name, value in modules.state_dict().items()}
     write_atomically(file.with_suffix(".safetensors"), save(first))
