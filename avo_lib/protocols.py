@@ -69,7 +69,7 @@ def _train(base: Experiment, **changes: Any) -> Experiment:
 _REPORT = Experiment(VAEConfig(), TrainConfig(epochs=25, beta=WarmUp(0.2, 2e-4)), "dynamic")
 _PAPER = Experiment(
     VAEConfig(layers="gated", batch_norm=False, conditioning="weight_norm"),
-    TrainConfig(epochs=400, batch_size=100, lr=5e-4, beta=WarmUp(0.2, 2e-4), patience=50),
+    TrainConfig(epochs=200, batch_size=100, lr=5e-4, beta=WarmUp(0.2, 1.6e-5)),  # beta is 1 after 100 epochs
     "fixed",
 )
 _SMALL = VAEConfig(hidden=(200,), latent=20)
@@ -78,19 +78,13 @@ _MINIATURE = Experiment(_SMALL, TrainConfig(epochs=20, beta=WarmUp(0.2, 2e-3)), 
 
 def _search() -> dict[str, Experiment]:
     """The grid on which the paper protocol is chosen, on the validation bound; the same for every method."""
-    short = replace(_PAPER, train=replace(_PAPER.train, epochs=60, patience=None), samples=None)
+    short = replace(_PAPER, train=replace(_PAPER.train, epochs=60), samples=None)
     methods, rates = _methods(short), {"warm8": 2e-4, "warm40": 4e-5}  # epochs until beta is 1
-    grid = {
-        f"{name}_lr{lr:g}_{warm}": _train(methods[name], lr=lr, beta=WarmUp(0.2, rate))
-        for lr in (1e-3, 5e-4)
-        for warm, rate in rates.items()
+    return {
+        f"{name}_lr{lr:g}_{warm}": _train(methods[name], lr=lr, beta=WarmUp(0.2, rates[warm]))
+        for lr, warm in ((1e-3, "warm8"), (1e-3, "warm40"), (5e-4, "warm40"))
         for name in ("vae", "hvi", "avo")
     }
-    for name in ("hvi", "avo"):  # what the kernels might need instead
-        base = grid[f"{name}_lr0.001_warm8"]
-        grid[f"{name}_lr0.001_warm8_std0.2"] = replace(base, model=replace(base.model, std_init=0.2))
-    grid["avo_lr0.001_warm8_attached"] = _train(grid["avo_lr0.001_warm8"], attach_features=True)
-    return grid
 
 
 EXPERIMENTS = {
