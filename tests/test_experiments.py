@@ -206,12 +206,13 @@ def test_the_search_leaves_the_test_set_alone(folders, monkeypatch):
 
 
 def test_the_search_gives_every_method_the_same_grid():
-    grid = [name.split("_", 1) for name in EXPERIMENTS["search"]]
+    grid = [name.split("_", 1) for name in EXPERIMENTS["search"] if "_lr" in name]
     cells = {method: {cell for other, cell in grid if other == method} for method, _ in grid}
     assert set(cells) == {"vae", "hvi", "avo"} and len({frozenset(found) for found in cells.values()}) == 1
     paper = find("paper", "avo")
     for name, setup in EXPERIMENTS["search"].items():
-        assert replace(setup.model, T=5) == paper.model and setup.binarisation == "fixed", name
+        changed = replace(setup.model, T=5, std_init=paper.model.std_init)
+        assert changed == paper.model and setup.binarisation == "fixed", name
 
 
 def test_the_report_protocol():
