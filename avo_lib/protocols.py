@@ -85,10 +85,14 @@ def _search() -> dict[str, Experiment]:
         for lr, warm in ((1e-3, "warm8"), (1e-3, "warm40"), (5e-4, "warm40"))
         for name in ("vae", "hvi", "avo")
     }
-    for name in ("hvi", "avo"):  # what only a chain can choose
-        base = grid[f"{name}_lr0.0005_warm40"]
-        grid[f"{name}_wide"] = replace(base, model=replace(base.model, std_init=0.2))
-    return grid | {"avo_attached": _train(grid["avo_lr0.0005_warm40"], attach_features=True)}
+    slow = {name: grid[f"{name}_lr0.0005_warm40"] for name in ("hvi", "avo")}
+    slow["avo_attached"] = _train(slow["avo"], attach_features=True)
+    slow["avo_all"] = _train(slow["avo_attached"], attach_decoder=True)  # AVO steps train all weights
+    wide = {
+        f"{name}_wide": replace(slow[name], model=replace(slow[name].model, std_init=0.2))
+        for name in ("hvi", "avo", "avo_all")
+    }
+    return grid | {name: slow[name] for name in ("avo_attached", "avo_all")} | wide
 
 
 EXPERIMENTS = {

@@ -38,6 +38,7 @@ class TrainConfig:
         samples: K of IWAE.
         avo_share: Probability a of an AVO step.
         attach_features: Let AVO steps train the encoder through the features that the kernels see.
+        attach_decoder: Let AVO steps train the decoder on every annealed target, not on the last alone.
         beta: Schedule of the Kullback-Leibler part's weight, by step.
         patience: Stop after so many epochs at beta = 1 without a better validation bound; None never stops.
     """
@@ -49,6 +50,7 @@ class TrainConfig:
     samples: int = 1
     avo_share: float = 0.0
     attach_features: bool = False
+    attach_decoder: bool = False
     beta: BetaSchedule = Constant()
     patience: int | None = None
 
@@ -168,8 +170,10 @@ def _objective(model: VAE, x: Tensor, config: TrainConfig, beta: float, generato
     if config.avo_share == 0:
         return elbo(model.sample_trajectory(x, generator=generator), beta)
 
+    attach = {"attach_features": config.attach_features, "attach_decoder": config.attach_decoder}
+
     def draw(detach: bool) -> Any:
-        return model.sample_trajectory(x, detach=detach, attach_features=config.attach_features, generator=generator)
+        return model.sample_trajectory(x, detach=detach, generator=generator, **attach)
 
     return calibrated_avo(draw, config.avo_share, beta, generator=generator)
 

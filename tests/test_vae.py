@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from avo_lib.models import VAE, VAEConfig
-from avo_lib.numerics import log_normal
-from avo_lib.objectives import elbo
+from avo_lib.numerics import log_bernoulli, log_normal
+from avo_lib.objectives import avo, elbo
 
 SMALL = {"pixels": 12, "hidden": (9, 7), "latent": 3, "kernel_hidden": 5}
 CONFIGS = {
@@ -62,6 +62,20 @@ def test_avo_steps_reach_the_encoder_only_through_attached_features(attach, x, g
     trajectory.log_v()[0].sum().backward()
     assert (model.encoder[0].weight.grad is not None) == attach
     assert model.kernels[0].q.hidden.direction.grad is not None
+
+
+@pytest.mark.parametrize("attach", [False, True])
+def test_the_decoder_learns_from_the_last_target_unless_attached(attach, x, generator):
+    """Its gradient in an AVO step is that of log p(x|z_T), or of the sum of alpha_t log p(x|z_t) over all steps."""
+    model = VAE(CONFIGS["HVI, paper"])
+    trajectory = model.sample_trajectory(x, detach=True, attach_decoder=attach, generator=generator)
+    weights = model.alphas if attach else (model.alphas == 1).float()
+    each = torch.stack([log_bernoulli(x, model.decode(z.detach())).sum() for z in trajectory.z])
+    parameters = list(model.decoder.parameters())
+    expected = torch.autograd.grad((weights * each).sum(), parameters)
+    found = torch.autograd.grad(avo(trajectory).sum(), parameters)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_near_identity_kernels_start_as_the_plain_vae(x, generator):

@@ -132,13 +132,14 @@ class VAE(nn.Module):
         logits: Tensor = self.decoder(z.reshape(-1, z.shape[-1]))
         return logits.reshape(*z.shape[:-1], -1)
 
-    def chain(self, x: Tensor, *, detach_features: bool = False) -> Chain:
+    def chain(self, x: Tensor, *, detach_features: bool = False, attach_decoder: bool = False) -> Chain:
         """The chain that approximates the posterior of x.
 
         Args:
             x: Binary images ``(images, pixels)``.
             detach_features: Hold the encoder's features constant for the kernels. In AVO steps each kernel learns for
                 its own target; through shared features they would all pull at the encoder.
+            attach_decoder: Let the decoder learn from every annealed target; :class:`AmortisedPath` says why not.
 
         Returns:
             The chain.
@@ -151,10 +152,11 @@ class VAE(nn.Module):
         check_binary(x)
         features = self.encoder(x)
         mean, std = self.q0(features).chunk(2, dim=-1)
+        between = self.decode if attach_decoder else self._decode_frozen
         path = AmortisedPath(
             log_normal,
             lambda z: log_bernoulli(x, self.decode(z)),
-            lambda z: log_bernoulli(x, self._decode_frozen(z)),
+            lambda z: log_bernoulli(x, between(z)),
             self.alphas,
         )
         proposal = Gaussian(mean, functional.softplus(std) + STD_FLOOR)
@@ -175,10 +177,11 @@ class VAE(nn.Module):
         *,
         detach: bool = False,
         attach_features: bool = False,
+        attach_decoder: bool = False,
         generator: Noise = None,
     ) -> Trajectory:
         """Trajectories for x, with leading axes ``shape``; ``detach`` for an AVO step, its features too unless kept."""
-        chain = self.chain(x, detach_features=detach and not attach_features)
+        chain = self.chain(x, detach_features=detach and not attach_features, attach_decoder=attach_decoder)
         return chain.sample(shape, detach=detach, generator=generator)
 
     def sample_images(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
