@@ -56,7 +56,8 @@ class Gaussian:
 
     def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
         """Reparameterised draws and their log densities."""
-        noise = standard_normal(self.mean.expand(*shape, *self.mean.shape), generator)
+        axes = torch.broadcast_shapes(self.mean.shape, self.std.shape)
+        noise = standard_normal(self.mean.expand(*shape, *axes), generator)
         log_q = sum_last(-0.5 * noise.square() - self.std.log() - 0.5 * LOG_2PI)
         return self.mean + self.std * noise, log_q
 

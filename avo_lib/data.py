@@ -116,9 +116,9 @@ def load_mnist(binarisation: str = "dynamic", root: Path | None = None) -> MNIST
     binary, binary_test = binarise(train, generator=drawn), binarise(test, generator=drawn)
     dynamic = binarisation == "dynamic"
     return MNIST(
-        Split((train if dynamic else binary)[:TRAIN_IMAGES], train_labels[:TRAIN_IMAGES]),
-        Split(binary[TRAIN_IMAGES:], train_labels[TRAIN_IMAGES:]),
-        Split(binary_test, test_labels),
+        Split((train.clone() if dynamic else binary)[:TRAIN_IMAGES], train_labels[:TRAIN_IMAGES].clone()),
+        Split(binary[TRAIN_IMAGES:], train_labels[TRAIN_IMAGES:].clone()),
+        Split(binary_test, test_labels.clone()),
         dynamic,
     )
 

@@ -79,8 +79,8 @@ def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Es
 
 
 def _log_z_estimate(log_w: Tensor) -> Estimate:
-    if log_w.dim() == 1:
-        return estimate.log_mean(log_w)
+    if log_w.dim() == 1 or log_w[0].numel() == 1:  # over images a standard error needs two of them
+        return estimate.log_mean(log_w.flatten())
     return estimate.mean(log_mean_exp(log_w), "lower")
 
 
@@ -177,7 +177,7 @@ def log_likelihood(
     that kernel is narrow, far too low at any K that one can afford.
 
     Image i draws from generators of its own, one for every 100 samples: its result depends neither on ``rows`` nor on
-    which other images are evaluated. Memory is constant in K.
+    the images after it. Memory is constant in K.
 
     Args:
         model: Anything with ``chain(x)``; put it in evaluation mode first.
@@ -201,7 +201,7 @@ def log_likelihood(
     sizes = [block] * (samples // block) + ([samples % block] if samples % block else [])
     parts: list[tuple[Tensor, ...]] = []
     counts = [k for k in (*curve, samples) if k <= samples]
-    with torch.inference_mode():
+    with torch.no_grad():
         for first in range(0, len(x), images):
             chain = model.chain(x[first : first + images])
             ids = range(first, min(first + images, len(x)))
@@ -218,7 +218,7 @@ def log_likelihood(
 
 
 def _generator(seed: int, image: int, block: int, device: torch.device) -> torch.Generator:
-    # Odd multipliers keep (image, block) apart within 64 bits; the Mersenne twister's own seeding does the mixing.
+    # Odd multipliers keep (image, block) apart; the Mersenne twister's own seeding does the mixing.
     return torch.Generator(device).manual_seed((seed + image * 0x9E3779B97F4A7C15 + block * 0xC2B2AE3D27D4EB4F) % 2**63)
 
 
@@ -241,7 +241,7 @@ def average_bound(
     Returns:
         The ELBO, and E log p(x|z_T) − ELBO, both in nats.
     """
-    with torch.inference_mode():
+    with torch.no_grad():
         draws = [model.chain(part).sample(generator=generator) for part in x.split(rows)]
         log_w = torch.cat([draw.log_w() for draw in draws])
         log_likelihood_part = torch.cat([draw.log_w(beta=0.0) for draw in draws])

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save
 from avo_lib.data import MNIST, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.files import write_atomically
-from avo_lib.models.vae import VAE
+from avo_lib.models.vae import VAE, VAEConfig
 from avo_lib.protocols import EXPERIMENTS, Experiment, find
 from avo_lib.results import RESULTS, result_file, versions
-from avo_lib.training import fit
+from avo_lib.training import TrainConfig, fit
 
 RUNS = Path("runs")
 EVALUATION_SEED = 0
@@ -48,9 +48,10 @@ def run(
         The result as written.
 
     Raises:
-        ValueError: If there is no such experiment or method.
+        ValueError: If there is no such experiment or method, or a result there has other settings.
     """
     setup = find(experiment, method)
+    _finished(experiment, method, seed, results)  # one of other settings is not replaced
     data, model = setup.data(), setup.build(seed)
     folder = runs / experiment / f"{method}-seed{seed}"
     finished = fit(model, data, setup.train, seed=seed, folder=folder, device=device)
@@ -155,6 +156,7 @@ def sweep(
     Raises:
         ValueError: If there is no such experiment or method, or a result there has other settings.
         ImportError: If a scheduler is given and dask is not installed.
+        FloatingPointError: If runs diverged, after all others have finished; the message names them.
     """
     methods = methods or tuple(EXPERIMENTS.get(experiment, ("",)))
     for method in methods:
@@ -170,7 +172,9 @@ def sweep(
         Client(scheduler)  # registers itself as joblib's dask backend
         backend = {"backend": "dask"}
     with parallel_config(**backend):
-        Parallel()(delayed(_one_thread)(run, experiment, *one, results=results, runs=runs) for one in missing)
+        ends = Parallel()(delayed(_attempt)(run, experiment, *one, results=results, runs=runs) for one in missing)
+    if diverged := [f"{method} seed {seed}: {end}" for (method, seed), end in zip(missing, ends, strict=True) if end]:
+        raise FloatingPointError("; ".join(diverged))
     return [result_file(experiment, *one, results) for one in wanted]
 
 
@@ -178,16 +182,22 @@ def _finished(experiment: str, method: str, seed: int, results: Path) -> bool:
     file = result_file(experiment, method, seed, results)
     if not file.is_file():
         return False
-    config, found = _config(find(experiment, method)), json.loads(file.read_bytes())["config"]
-    for part in ("model", "train"):  # an option that came later has a default that changes nothing
-        found[part] = config[part] | found[part]
-    if found != config:
+    setup, found = find(experiment, method), json.loads(file.read_bytes())["config"]
+    defaults = _config(Experiment(VAEConfig(), TrainConfig(epochs=1), setup.binarisation))
+    for part in ("model", "train"):  # an option that came later had its default, which changes nothing
+        found[part] = defaults[part] | found[part]
+    if found != _config(setup):
         raise ValueError(
             f"{file} has other settings than {experiment} {method} has now. Use another folder, or delete it"
         )
     return True
 
 
-def _one_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+def _attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:
+    """One run on one thread. How it diverged, if it did: it would at every attempt, and others must not wait for it."""
     torch.set_num_threads(1)
-    function(*args, **kwargs)
+    try:
+        function(*args, **kwargs)
+    except FloatingPointError as error:
+        return str(error)
+    return None

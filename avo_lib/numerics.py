@@ -97,8 +97,10 @@ def check_binary(x: Tensor) -> None:
     """Refuse grey pixels: a Bernoulli likelihood of them is no likelihood, and its nats compare with nothing.
 
     Raises:
-        ValueError: If any entry is neither 0 nor 1.
+        ValueError: If any entry is neither 0 nor 1, or they are not floating-point numbers.
     """
+    if not x.is_floating_point():
+        raise ValueError(f"pixels must be floating-point numbers, not {x.dtype}: use x.float()")
     # x - x² vanishes at 0 and 1 alone, and is NaN where x is not finite; this is called at every training step.
     if torch.addcmul(x, x, x, value=-1).norm().item() != 0:
         raise ValueError(

@@ -65,14 +65,14 @@ class GeometricPath:
             return self.log_fT(z)
         if t == 0:
             return self.log_f0(z)
-        return torch.lerp(self.log_f0(z), self.log_fT(z), self.alphas[t].to(z.dtype))
+        return torch.lerp(self.log_f0(z), self.log_fT(z), self.alphas[t].to(z))
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T from one call of each end."""
         last = self.log_fT(zs[-1:])
         if len(zs) == 1:
             return last
-        alpha = self.alphas[1:-1].to(zs.dtype).reshape(-1, *[1] * (zs.dim() - 2))
+        alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
         return torch.cat([torch.lerp(self.log_f0(zs[:-1]), self.log_fT(zs[:-1]), alpha), last])
 
 
@@ -109,7 +109,7 @@ class AmortisedPath:
         """Log f_t(z_t) for t = 1 … T; one stacked call for all t < T, with the model held constant."""
         log_likelihood = self.log_likelihood(zs[-1:])
         if len(zs) > 1:
-            alpha = self.alphas[1:-1].to(zs.dtype).reshape(-1, *[1] * (zs.dim() - 2))
+            alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
             log_likelihood = torch.cat([alpha * self.log_likelihood_frozen(zs[:-1]), log_likelihood])
         return beta * self.log_prior(zs) + log_likelihood
 

@@ -56,7 +56,7 @@ def train(config: RingConfig, *, seed: int = 0) -> tuple[Ring, dict[int, list[fl
         FloatingPointError: If the objective is not finite.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         ring = Ring(config)
     generator = torch.Generator().manual_seed(seed)
     held_out = config.simulate(500, generator=torch.Generator().manual_seed(seed + 1))

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from avo_lib.numerics import log_normal, quadrature_log_z, sum_last
 
+TINY = 1e-30  # under a root: its slope at 0 is infinite
+
 
 @dataclass(frozen=True)
 class Target:
@@ -93,14 +95,14 @@ def _half_square(x: Tensor, scale: float) -> Tensor:
 
 
 def _ring_with_two_modes(z: Tensor) -> Tensor:
-    ring = _half_square(sum_last(z.square()).sqrt() - 2, 0.4)
+    ring = _half_square(sum_last(z.square()).clamp(min=TINY).sqrt() - 2, 0.4)
     return ring + _log_sum(_half_square(z[..., 0] - 2, 0.6), _half_square(z[..., 0] + 2, 0.6))
 
 
 def _broken_ring(shrink: float) -> Callable[[Tensor], Tensor]:
     def log_density(z: Tensor) -> Tensor:
         z1, z2 = z[..., 0], z[..., 1]
-        ring = _half_square(shrink * sum_last(z.square()).sqrt() - 2, 0.5)
+        ring = _half_square(shrink * sum_last(z.square()).clamp(min=TINY).sqrt() - 2, 0.5)
         return ring + _log_sum(
             _half_square(z1 - 2, 0.6), _half_square(2 * torch.sin(z1), 1.0), _half_square(z1 + z2 + 2.5, 0.6)
         )
@@ -109,7 +111,7 @@ def _broken_ring(shrink: float) -> Callable[[Tensor], Tensor]:
 
 
 def _ellipse(z: Tensor) -> Tensor:
-    return -(2 - (z[..., 0].square() + 0.5 * z[..., 1].square()).sqrt()).square()
+    return -(2 - (z[..., 0].square() + 0.5 * z[..., 1].square()).clamp(min=TINY).sqrt()).square()
 
 
 def _wave_and_bump(z1: Tensor) -> tuple[Tensor, Tensor]:

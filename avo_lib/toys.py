@@ -88,7 +88,7 @@ def _base(seeds: int, points: int) -> Gaussian:
 
 def _kernels(config: ToyConfig, seed: int = 0) -> nn.ModuleList:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return nn.ModuleList(GatedKernel(2, config.hidden, batch=(config.seeds,)) for _ in range(config.T))
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from avo_lib.chain import Trajectory
+from avo_lib.checkpoint import Checkpoint, Progress
 from avo_lib.data import MNIST, binarise
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
@@ -66,22 +66,6 @@ class TrainConfig:
             raise ValueError("choose IWAE (samples > 1) or AVO (avo_share > 0), not both")
 
 
-@dataclass
-class Progress:
-    """Where a run is; with model, optimiser and generator it is all that a checkpoint holds."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    total: float = 0.0  # of the objective over this epoch's images
-    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    curve: list[dict[str, float]] = field(default_factory=list)
-    best_bound: float = -math.inf
-    best_epoch: int = 0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
 def fit(
     model: VAE,
     data: MNIST,
@@ -111,18 +95,25 @@ def fit(
 
     Raises:
         FloatingPointError: If the objective is not finite; the last checkpoint stays.
-        ValueError: If the folder holds a run of another configuration.
+        ValueError: If the folder holds a run of another configuration, or a last batch of one image meets batch norm.
         OSError: If the folder cannot be written to.
     """
+    if model.config.batch_norm and len(data.train) % config.batch_size == 1:
+        raise ValueError(
+            f"{len(data.train)} images in batches of {config.batch_size} leave a last batch of one, which batch norm "
+            "cannot normalise: choose another batch_size"
+        )
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(place)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     generator = torch.Generator(place).manual_seed(seed)
     run = Progress()
-    identity = _identity(model, data, config, seed)
+    checkpoint = None
     if folder is not None:
-        _restore(folder, identity, model, optimiser, generator, run)
-        _save(folder, identity, model, optimiser, generator, run)  # an unwritable folder fails now, not in an hour
+        what = {"seed": seed, "images": len(data.train), "dynamic": data.dynamic}
+        checkpoint = Checkpoint(folder, model, optimiser, generator, run, (config, model.config), **what)
+        checkpoint.restore()
+        checkpoint.save()  # an unwritable folder fails now, not in an hour
 
     train, valid = data.train.images.to(place), data.valid.images.to(place)
     batches = math.ceil(len(train) / config.batch_size)
@@ -148,15 +139,15 @@ def fit(
             run.batch, run.step = run.batch + 1, run.step + 1
             bar.update()
             run.seconds = time.monotonic() - started
-            if folder is not None and run.batch < batches and time.monotonic() - saved >= checkpoint_seconds:
+            if checkpoint and run.batch < batches and time.monotonic() - saved >= checkpoint_seconds:
                 # A gradient can overflow where the objective does not: the next step says so, this one is not kept.
                 if all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-                    _save(folder, identity, model, optimiser, generator, run)
+                    checkpoint.save()
                 saved = time.monotonic()
         _finish_epoch(model, run, config, len(train), valid, seed, folder)
         bar.set_postfix(epoch=run.epoch, valid=f"{run.curve[-1]['valid']:.2f}")
-        if folder is not None:
-            _save(folder, identity, model, optimiser, generator, run)
+        if folder and checkpoint:
+            checkpoint.save()
             write_atomically(folder / "log.json", json.dumps(run.curve, indent=1).encode())
     bar.close()
     model.load_state_dict(run.best_weights)
@@ -170,10 +161,14 @@ def _objective(model: VAE, x: Tensor, config: TrainConfig, beta: float, generato
     if config.avo_share == 0:
         return elbo(model.sample_trajectory(x, generator=generator), beta)
 
-    attach = {"attach_features": config.attach_features, "attach_decoder": config.attach_decoder}
-
-    def draw(detach: bool) -> Any:
-        return model.sample_trajectory(x, detach=detach, generator=generator, **attach)
+    def draw(detach: bool) -> Trajectory:
+        return model.sample_trajectory(
+            x,
+            detach=detach,
+            attach_features=config.attach_features,
+            attach_decoder=config.attach_decoder,
+            generator=generator,
+        )
 
     return calibrated_avo(draw, config.avo_share, beta, generator=generator)
 
@@ -204,51 +199,3 @@ def _out_of_patience(run: Progress, config: TrainConfig) -> bool:
     """Epochs count only once beta is 1: before, the validation bound is not what is being trained."""
     waited = [row for row in run.curve if row["epoch"] > run.best_epoch and row["beta"] == 1]
     return config.patience is not None and len(waited) >= config.patience
-
-
-def _identity(model: VAE, data: MNIST, config: TrainConfig, seed: int) -> dict[str, str]:
-    """What must agree for a run to be the same run."""
-    parts: dict[str, Any] = {"seed": seed, "images": len(data.train), "dynamic": data.dynamic}
-    for part in (config, model.config):
-        parts |= {item.name: getattr(part, item.name) for item in fields(part)}
-    return {name: repr(value) for name, value in parts.items()}
-
-
-def _save(
-    folder: Path,
-    identity: dict[str, str],
-    model: VAE,
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-    run: Progress,
-) -> None:
-    buffer = io.BytesIO()
-    parts = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "generator": generator.get_state()}
-    torch.save(parts | {"identity": identity, "run": vars(run)}, buffer)
-    write_atomically(folder / "checkpoint.pt", buffer.getvalue())
-
-
-def _restore(
-    folder: Path,
-    identity: dict[str, str],
-    model: VAE,
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-    run: Progress,
-) -> None:
-    file = folder / "checkpoint.pt"
-    if not file.is_file():
-        return
-    try:
-        saved = torch.load(file, map_location=next(model.parameters()).device, weights_only=True)
-        differing = [name for name in identity if identity[name] != saved["identity"].get(name)]
-        parts = [saved[name] for name in ("model", "optimiser", "generator", "run")]
-    except Exception as error:  # what torch.load may raise is not documented, and its messages fill a screen
-        raise ValueError(f"{file} is damaged or not a checkpoint of this library. Delete it to start anew") from error
-    if differing:
-        changes = ", ".join(f"{name} was {saved['identity'].get(name)}, is {identity[name]}" for name in differing)
-        raise ValueError(f"{file} belongs to another configuration ({changes}). Use another folder, or delete it")
-    model.load_state_dict(parts[0])
-    optimiser.load_state_dict(parts[1])
-    generator.set_state(parts[2].cpu())
-    vars(run).update(parts[3])

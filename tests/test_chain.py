@@ -91,6 +91,11 @@ def test_a_path_of_another_length_is_refused():
         Chain(base, [HMC(0.1)] * 3, GeometricPath(base.log_prob, base.log_prob, linear_alphas(2)))
 
 
+def test_a_shared_mean_shares_no_noise(generator):
+    z, log_q = Gaussian(torch.zeros(2), torch.ones(5, 2)).sample((3,), generator=generator)
+    assert z.shape == (3, 5, 2) and log_q.shape == (3, 5) and len(z.unique()) == z.numel()
+
+
 def test_gaussian_draws_match_their_density(generator):
     proposal = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))
     z, log_q = proposal.sample((100_000,), generator=generator)

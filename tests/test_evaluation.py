@@ -9,7 +9,7 @@ from exact import linear_gaussian_chain
 from avo_lib import estimate
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import BLOCK, ais, average_bound, kl_sandwich, log_likelihood, marginal_bounds, reverse_ais
-from avo_lib.kernels import GatedKernel, tune_step_sizes
+from avo_lib.kernels import HMC, GatedKernel, tune_step_sizes
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_bernoulli, log_mean_exp, log_normal
 from avo_lib.objectives import avo, elbo
@@ -40,6 +40,28 @@ def test_ais_with_equal_ends_has_no_variance(generator):
     kernels = tune_step_sizes(path, lambda: base.sample((50,), generator=generator)[0], generator=generator)
     found, log_w = ais(Chain(base, kernels, path), 100, generator=generator)
     assert log_w.abs().max() < 1e-12 and found.value == pytest.approx(0, abs=1e-12)
+
+
+def test_ais_of_a_single_datum(generator):
+    """One datum on an axis of its own has the estimate of no axis, with its standard error."""
+    base = Gaussian(torch.zeros(1, 2), torch.ones(1, 2))
+    path = GeometricPath(base.log_prob, lambda z: log_normal(z - 0.5) + 0.7, linear_alphas(10))
+    kernels = tune_step_sizes(path, lambda: base.sample((50,), generator=generator)[0], generator=generator)
+    found, _ = ais(Chain(base, kernels, path), 1000, generator=generator)
+    assert abs(found.value - 0.7) < 5 * found.stderr < 0.1
+
+
+def test_chains_that_need_gradients_are_evaluated_too(generator):
+    class Annealed:
+        def chain(self, x):
+            path = AmortisedPath(log_normal, *2 * [lambda z: log_bernoulli(x, z)], linear_alphas(2))
+            return Chain(Gaussian(torch.zeros(len(x), 3), torch.ones(len(x), 3)), [HMC(0.3), HMC(0.3)], path)
+
+    x = (torch.rand(5, 3, generator=generator) < 0.5).double()
+    found = log_likelihood(Annealed(), x, 2000, generator=generator)
+    # By symmetry every pixel is a fair coin.
+    assert abs(found.log_p + 3 * math.log(2)).max() < 5 * (1 / found.ess.min()).sqrt() < 0.2
+    assert average_bound(Annealed(), x, generator=generator)[0].value < -3 * math.log(2)
 
 
 def test_ais_and_bdmc_on_a_latent_variable_model(generator):

@@ -3,7 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -135,6 +135,34 @@ def test_a_sweep_refuses_results_of_other_settings(folders):
     file.write_text(json.dumps(result))
     with pytest.raises(ValueError, match=r"vae-seed0\.json has other settings than miniature vae has now"):
         sweep("miniature", ["vae"], jobs=1, **folders)
+
+
+def test_a_result_from_before_an_option_had_its_default(folders, monkeypatch):
+    run("miniature", "avo", device="cpu", **folders)
+    file = result_file("miniature", "avo", 0, folders["results"])
+    result = json.loads(file.read_text())
+    del result["config"]["train"]["attach_features"]
+    file.write_text(json.dumps(result))
+    setup = find("miniature", "avo")
+    attached = replace(setup, train=replace(setup.train, attach_features=True))
+    monkeypatch.setitem(EXPERIMENTS["miniature"], "avo", attached)
+    for start in (partial(sweep, methods=["avo"], jobs=1), partial(run, method="avo", device="cpu")):
+        with pytest.raises(ValueError, match="has other settings than miniature avo has now"):
+            start("miniature", **folders)
+
+
+def test_a_diverging_run_does_not_stop_the_others(folders, monkeypatch):
+    done = []
+
+    def stub(experiment, method, seed, **_):
+        if method == "vae":
+            raise FloatingPointError("the objective is nan at step 7")
+        done.append(method)
+
+    monkeypatch.setattr(experiments, "run", stub)
+    with pytest.raises(FloatingPointError, match="vae seed 0: the objective is nan at step 7"):
+        sweep("miniature", ["vae", "avo", "hvi"], jobs=1, **folders)
+    assert done == ["avo", "hvi"]
 
 
 def test_a_sweep_without_methods_means_all(folders, monkeypatch):

@@ -10,7 +10,7 @@ from avo_lib.kernels import HMC, GatedKernel, Householder, tune_step_sizes
 from avo_lib.kernels.gated import ConditionalLinear
 from avo_lib.numerics import log_normal
 from avo_lib.paths import GeometricPath, linear_alphas
-from avo_lib.targets import GaussianMixture
+from avo_lib.targets import ENERGIES, GaussianMixture, energy
 from avo_lib.testing import assert_mean
 
 SKEWED = GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.0, -0.3)), 0.8)
@@ -159,14 +159,22 @@ def test_hmc_detailed_balance_ratio_and_rejections(generator):
     assert bool((log_ratio[(moved == z).all(-1)] == 0).all())
 
 
-def test_hmc_rejects_what_is_not_finite(generator):
+@pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
+def test_hmc_rejects_what_is_not_finite(beyond, generator):
     def cliff(z):
-        return torch.where(z[..., 0].abs() < 1, -0.5 * z.square().sum(-1), z[..., 0] * torch.nan)
+        return torch.where(z[..., 0].abs() < 1, -0.5 * z.square().sum(-1), beyond)
 
     z = torch.rand(500, 2, generator=generator) - 0.5
     moved, log_ratio, accepted = HMC(0.8, 4).transition(z, cliff, generator=generator)
     assert bool(moved.isfinite().all()) and bool(log_ratio.isfinite().all()) and bool((accepted == 0).any())
     assert bool((moved[:, 0].abs() < 1).all())
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_hmc_leaves_the_origin(name, generator):
+    """Where rings have their centre, and the root in their radius a slope without end."""
+    moved, _, accepted = HMC(0.3).transition(torch.zeros(100, 2), energy(name).log_density, generator=generator)
+    assert accepted.mean() > 0.1 and bool((moved != 0).any())
 
 
 def test_leapfrog_energy_error_is_of_second_order(generator):

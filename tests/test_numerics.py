@@ -64,6 +64,12 @@ def test_pixels_that_are_not_binary_are_refused(wrong):
         check_binary(x)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_pixels_that_are_no_floating_point_numbers_are_refused(dtype):
+    with pytest.raises(ValueError, match=r"floating-point numbers, not torch\.\w+: use x\.float"):
+        check_binary(torch.ones(2, 2, dtype=dtype))
+
+
 def test_log_mean_exp_is_the_log_of_the_mean(generator):
     log_w = torch.randn(6, 3, generator=generator)
     torch.testing.assert_close(log_mean_exp(log_w), log_w.exp().mean(0).log())

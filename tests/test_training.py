@@ -239,6 +239,25 @@ def test_a_corrupt_checkpoint_is_refused(damage, tmp_path):
         train(OBJECTIVES["elbo"], folder=tmp_path)
 
 
+def test_a_checkpoint_from_before_an_option_had_its_default(tmp_path, uninterrupted, cut_power, monkeypatch):
+    with monkeypatch.context():
+        cut_power(BATCHES + 1)
+        with pytest.raises(PowerCut):
+            train(OBJECTIVES["avo"], folder=tmp_path)
+    kept = saved(tmp_path)
+    del kept["identity"]["attach_decoder"], kept["identity"]["device"]
+    torch.save(kept, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"attach_decoder was False, is True"):
+        train(dataclasses.replace(OBJECTIVES["avo"], attach_decoder=True), folder=tmp_path)
+    cut_power(10**6)
+    assert_same_run(train(OBJECTIVES["avo"], folder=tmp_path), uninterrupted["avo"])
+
+
+def test_a_last_batch_of_one_is_refused_under_batch_norm():
+    with pytest.raises(ValueError, match="60 images in batches of 59 leave a last batch of one"):
+        train(TrainConfig(epochs=1, batch_size=59))
+
+
 def test_an_unwritable_folder_fails_before_the_first_step(tmp_path, cut_power):
     (tmp_path / "file").touch()
     cut_power(0)

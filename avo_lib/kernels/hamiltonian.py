@@ -74,6 +74,7 @@ class HMC:
             log_f_new, gradient = _value_and_gradient(log_f, proposal)
             momentum = momentum + 0.5 * self.step_size * gradient
         log_accept = log_f_new - log_f_old + kinetic_old - 0.5 * sum_last(momentum.square())
+        log_accept = log_accept.masked_fill(log_f_new == torch.inf, torch.nan)
         # log Phi of a normal draw is the log of a uniform one: one kind of noise is enough.
         threshold = torch.special.log_ndtr(standard_normal(z[..., :1], generator)[..., 0])
         accept = threshold < log_accept  # False for NaN: a divergence is a rejection

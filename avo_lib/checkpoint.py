@@ -1,0 +1,96 @@
+"""Checkpoints of training: all that a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avo_lib.files import write_atomically
+
+
+@dataclass
+class Progress:
+    """Where a run is; with model, optimiser and generator it is all that a checkpoint holds."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    total: float = 0.0  # of the objective over this epoch's images
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best_bound: float = -math.inf
+    best_epoch: int = 0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Checkpoint:
+    """A run's state, kept in a file that is replaced as a whole.
+
+    Args:
+        folder: Where ``checkpoint.pt`` goes.
+        model: Its weights are saved and restored in place, like the state of the next three.
+        optimiser: Of the model.
+        generator: Source of all the run's noise; on the model's device.
+        run: Where the run is.
+        configs: Dataclasses whose fields must agree for a run to be the same run.
+        others: What else must agree. The device does too, because its random streams are its own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        generator: torch.Generator,
+        run: Progress,
+        configs: Sequence[Any],
+        **others: Any,
+    ) -> None:
+        self.file, self.run = folder / "checkpoint.pt", run
+        self.model, self.optimiser, self.generator = model, optimiser, generator
+        options = [(item, config) for config in configs for item in fields(config)]
+        self.defaults = {item.name: repr(item.default) for item, _ in options}
+        self.identity = {item.name: repr(getattr(config, item.name)) for item, config in options}
+        self.identity |= {name: repr(value) for name, value in (others | {"device": generator.device.type}).items()}
+
+    def save(self) -> None:
+        """Write it; whatever was there stays until the new one is complete."""
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimiser")}
+        parts |= {"generator": self.generator.get_state(), "identity": self.identity, "run": vars(self.run)}
+        buffer = io.BytesIO()
+        torch.save(parts, buffer)
+        write_atomically(self.file, buffer.getvalue())
+
+    def restore(self) -> None:
+        """Go back to the saved state, if there is one.
+
+        Raises:
+            ValueError: If the file is damaged, or of a run with other options; the message names them.
+        """
+        if not self.file.is_file():
+            return
+        try:
+            saved = torch.load(self.file, map_location=self.generator.device, weights_only=True)
+            # An option that came later had its default, which changes nothing.
+            was = self.identity | self.defaults | saved["identity"]
+            parts = [saved[name] for name in ("model", "optimiser", "generator", "run")]
+        except Exception as error:  # what torch.load may raise is not documented, and its messages fill a screen
+            message = f"{self.file} is damaged or not a checkpoint of this library. Delete it to start anew"
+            raise ValueError(message) from error
+        if differing := [name for name, value in self.identity.items() if was[name] != value]:
+            changes = ", ".join(f"{name} was {was[name]}, is {self.identity[name]}" for name in differing)
+            raise ValueError(
+                f"{self.file} belongs to another configuration ({changes}). Use another folder, or delete it"
+            )
+        self.model.load_state_dict(parts[0])
+        self.optimiser.load_state_dict(parts[1])
+        self.generator.set_state(parts[2].cpu())
+        vars(self.run).update(parts[3])
