@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 LogDensity = Callable[[Tensor], Tensor]
 """A log density in nats, possibly unnormalised: points ``(..., dim)`` to ``(...)``."""
@@ -138,29 +138,6 @@ def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
     """
     s = torch.sigmoid(torch.linspace(-sharpness, sharpness, T + 1))
     return (s - s[0]) / (s[-1] - s[0])
-
-
-class LearnedAlphas(nn.Module):
-    """A schedule with learnable increments, softmax-normalised so that it always rises from 0 to 1.
-
-    The values of AVO and of the ELBO with learned kernels do not depend on the alphas, for the weights telescope: they
-    give these no gradient. Objectives in which the kernels see f_t, or that look at single steps, do.
-
-    Args:
-        T: The number of steps.
-
-    >>> LearnedAlphas(4)().tolist()
-    [0.0, 0.25, 0.5, 0.75, 1.0]
-    """
-
-    def __init__(self, T: int) -> None:
-        super().__init__()
-        self.log_increments = nn.Parameter(torch.zeros(T))
-
-    def forward(self) -> Tensor:
-        """Alphas ``(T + 1,)``, differentiable; the last is 1 exactly."""
-        rising = self.log_increments.softmax(0).cumsum(0)[:-1]
-        return torch.cat([rising.new_zeros(1), rising, rising.new_ones(1)])
 
 
 @dataclass(frozen=True)

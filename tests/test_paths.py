@@ -9,7 +9,6 @@ from avo_lib.paths import (
     Constant,
     Cyclical,
     GeometricPath,
-    LearnedAlphas,
     WarmUp,
     linear_alphas,
     sigmoidal_alphas,
@@ -17,17 +16,11 @@ from avo_lib.paths import (
 from avo_lib.targets import energy
 
 
-@pytest.mark.parametrize("make", [linear_alphas, sigmoidal_alphas, lambda T: LearnedAlphas(T)().detach()])
+@pytest.mark.parametrize("make", [linear_alphas, sigmoidal_alphas])
 @pytest.mark.parametrize("T", [1, 2, 7])
 def test_alphas_rise_from_0_to_1(make, T):
     alphas = make(T)
     assert alphas.shape == (T + 1,) and alphas[0] == 0 and alphas[-1] == 1 and bool((alphas.diff() > 0).all())
-
-
-def test_learned_alphas_learn():
-    schedule = LearnedAlphas(4)
-    schedule()[1].backward()
-    assert schedule.log_increments.grad.abs().sum() > 0
 
 
 def geometric() -> GeometricPath:
