@@ -28,6 +28,7 @@ from avo_lib.results import RESULTS
 BLOCK = 25  # images at a time
 PILOT_IMAGES, PILOT_CHAINS, ADAPTATIONS = 20, 2, 3
 ACTIVITY_DRAWS = 256
+ACTIVITY_IMAGES = 500  # at a time; memory only
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,17 @@ def _reverse(
 
 def _activity(model: VAE, x: Tensor) -> dict[str, Any]:
     """Enough draws that the noise of an idle unit, about 2 / (draws √images), stays far below the threshold."""
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    generator, half = torch.Generator().manual_seed(EVALUATION_SEED), ACTIVITY_DRAWS // 2
+    means, moves = [], []
     with torch.no_grad():
-        chain = model.chain(x)
-        assert isinstance(chain.proposal, Gaussian)
-        zs = chain.sample((ACTIVITY_DRAWS,), generator=generator).z
-        half = ACTIVITY_DRAWS // 2
-        moved = [((b - a) / chain.proposal.std).square().mean().sqrt().item() for a, b in pairwise(zs)]
-        return {"active_units": int(active_units(zs[-1][:half].mean(0), zs[-1][half:].mean(0)).sum()), "moved": moved}
+        for part in x.split(ACTIVITY_IMAGES):
+            chain = model.chain(part)
+            assert isinstance(chain.proposal, Gaussian)
+            zs = chain.sample((ACTIVITY_DRAWS,), generator=generator).z
+            means.append(torch.stack([zs[-1][:half].mean(0), zs[-1][half:].mean(0)]))
+            moves.append([((b - a) / chain.proposal.std).square().mean((0, 2)) for a, b in pairwise(zs)])
+    moved = [torch.cat(step).mean().sqrt().item() for step in zip(*moves, strict=True)]
+    return {"active_units": int(active_units(*torch.cat(means, 1)).sum()), "moved": moved}
 
 
 def _row(found: Estimate) -> dict[str, float]:
