@@ -13,8 +13,8 @@ book: .venv/.installed ## Build the book and say which page to open
 	@$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
-test: .venv/.installed ## Run all tests, and every notebook cell against its stored output
-	@$(BIN)/pytest --nbval
+test: .venv/.installed ## Run all tests, and every notebook cell against its stored output, one process a core
+	@$(BIN)/pytest --nbval --numprocesses auto --dist loadfile
 
 check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctests, notebook hygiene
 	@$(BIN)/ruff check .
