@@ -5,7 +5,8 @@
     python tools/notebooks.py check [NOTEBOOK ...]      exit with 1 if normalising would change anything
 
 Without arguments every notebook under book/ is meant. The normal form keeps outputs, execution counts and
-widgets, which are part of the book, and drops what differs from run to run: a second run gives no diff.
+widgets, which are part of the book, and drops what differs from run to run: a second run gives no diff. The numbers in
+its prose are those of its run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import prose
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 
@@ -48,6 +50,7 @@ def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for key in VOLATILE:
             cell.metadata.pop(key, None)
     _renumber_widgets(notebook)
+    prose.refresh(notebook)
     return notebook
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from pybtex.database import parse_file
 
 from tools import notebooks as tool
 
@@ -25,8 +26,17 @@ PAGES = [path for path in PAGES if "_static" not in path.parts and ".ipynb_check
 REQUIRED = ("After this chapter you can", "What goes wrong", "Summary", "Exercises", "Further reading")
 HEADING = re.compile(r"^(?:#{1,6}|[`:]{3,}\{admonition\})\s*(.+?)\s*$", re.MULTILINE)
 DIRECTIVE = re.compile(r"^[`:]{3,}\{(exercise|solution)(?:-start)?\}[ \t]*(.*)\n((?::[\w-]+:.*\n)*)", re.MULTILINE)
-CITATION = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
-ENTRY = re.compile(r"^@\w+\{([^,\s]+),", re.MULTILINE)
+CITATION = re.compile(r"\[([^\]]+)\]\([^)\s]*bibliography\.md#([\w-]+)\)")
+# What a viewer of notebooks without MyST would show as source.
+SOURCE_ONLY = {
+    "a role": re.compile(r"\{[a-z][\w:+-]*\}`"),
+    "a directive in backticks": re.compile(r"^[ \t]*`{3,}\{", re.MULTILINE),
+    "a target": re.compile(r"^[ \t]*\([\w-]+\)=[ \t]*$", re.MULTILINE),
+    "a substitution": re.compile(r"(?<![\\{])\{\{\s*\w+\s*\}\}"),
+    "a macro": re.compile(r"\\(?:E|KL)(?![A-Za-z])"),
+    "an empty link": re.compile(r"(?<!!)\[\]\("),
+    "an option glued to the text": re.compile(r"^:[a-z-]+:.*\n(?!:[a-z-]+:|\s*$|:{3,}\s*$)", re.MULTILINE),
+}
 KILOBYTE = 1000
 
 
@@ -57,6 +67,21 @@ def markdown(path: Path) -> str:
     if path.suffix == ".md":
         return path.read_text(encoding="utf-8")
     return "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown") + "\n"
+
+
+@cache
+def bibliography() -> Any:
+    return parse_file(BOOK / "references.bib").entries
+
+
+def authors_and_year(key: str) -> tuple[str, str]:
+    entry = bibliography()[key]
+    names = [
+        " ".join(part.render_as("text") for part in [*person.rich_prelast_names, *person.rich_last_names])
+        for person in entry.persons["author"]
+    ]
+    who = names[0] if len(names) == 1 else " and ".join(names) if len(names) == 2 else f"{names[0]} et al."
+    return who, entry.fields["year"]
 
 
 def table_of_contents() -> set[str]:
@@ -147,10 +172,35 @@ def test_notebook_is_in_the_normal_form(path: Path) -> None:
 
 
 @every_page
-def test_every_citation_exists(path: Path) -> None:
-    known = set(ENTRY.findall((BOOK / "references.bib").read_text(encoding="utf-8")))
-    cited = {key.strip() for group in CITATION.findall(markdown(path)) for key in group.split(",")}
-    assert cited <= known
+def test_citations_name_their_entry(path: Path) -> None:
+    """The text of a citation is typed, so that every viewer shows it: it has to say who and when."""
+    for text, key in CITATION.findall(markdown(path)):
+        who, year = authors_and_year(key)
+        assert text in (f"{who} ({year})", f"{who}, {year}", year), f"{text!r} cites {key}"
+
+
+@every_notebook
+def test_plain_viewers_show_the_text(path: Path) -> None:
+    captions = [cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "") for cell in code_cells(path)]
+    for text in [cell.source for cell in read(path).cells if cell.cell_type == "markdown"] + captions:
+        for kind, pattern in SOURCE_ONLY.items():
+            found = pattern.search(text)
+            assert not found, f"{kind}, which only the built book resolves: {text[found.start() :][:60]!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("{doc}`ais`", "a role"),
+        ("```{math}\nx\n```", "a directive in backticks"),
+        ("(here)=\n## Heading", "a target"),
+        ("$\\KL{q}{p}$", "a macro"),
+        ("see [](#eq-x)", "an empty link"),
+        (":::{exercise} One\n:label: ex-one\nShow that", "an option glued to the text"),
+    ],
+)
+def test_the_detector_of_source(text: str, kind: str) -> None:
+    assert [name for name, pattern in SOURCE_ONLY.items() if pattern.search(text)] == [kind]
 
 
 @every_page

@@ -1,0 +1,74 @@
+"""Keeps the numbers in a notebook's prose equal to those of its run.
+
+A chapter glues a value, ``glue("gap", 0.1234, display=False)``, and its text says ``0.12<!-- gap:.2f -->`` nats. Any
+viewer of notebooks shows the number; none shows the comment, which says where it comes from and in which format. The
+same works in the caption of a figure. An alternative text cannot hide a comment, so one with numbers stands in the
+cell's metadata as ``alt``, with its comments, and ``mystnb.image.alt`` is made from it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+VALUE = r"−?\d[\d,]*(?:\.\d+)?(?:e[−+]?\d+)?"
+NUMBER = re.compile(rf"(?P<shown>{VALUE})<!-- (?P<name>[\w.-]+)(?::(?P<spec>[^ ]+))? -->")
+COMMENT = re.compile(r"<!--.*?-->")
+
+
+class NumberError(Exception):
+    """A number in the text that no cell of the notebook has glued, or that cannot be refreshed."""
+
+
+def glued(notebook: Any) -> dict[str, Any]:
+    """Returns the values that the cells of a notebook have glued, by name."""
+    values = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+            if name:
+                values[name] = ast.literal_eval(next(iter(output["data"].values())))
+    return values
+
+
+def refresh(notebook: Any) -> None:
+    """Writes the values of the run into texts, captions and alternative texts, in place.
+
+    Raises:
+        NumberError: If a text names a value that no cell glues, or has a comment that stands behind no number.
+    """
+    values = glued(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = refreshed(cell.source, values)
+            continue
+        mystnb = cell.metadata.get("mystnb", {})
+        if "caption" in mystnb.get("figure", {}):
+            mystnb["figure"]["caption"] = refreshed(mystnb["figure"]["caption"], values)
+        if "alt" in cell.metadata:
+            cell.metadata["alt"] = refreshed(cell.metadata["alt"], values)
+            mystnb.setdefault("image", {})["alt"] = COMMENT.sub("", cell.metadata["alt"])
+
+
+def refreshed(text: str, values: dict[str, Any]) -> str:
+    """Returns the text with every number that has a name set to the value of that name."""
+    if strange := COMMENT.findall(NUMBER.sub("", text)):
+        raise NumberError(f"a comment that follows no number: {strange[0]}")
+
+    def replace(match: re.Match[str]) -> str:
+        name, spec = match["name"], match["spec"]
+        if name not in values:
+            raise NumberError(f"the text shows {match['shown']} as {name!r}, which no cell glues")
+        return shown(values[name], spec) + match.group().removeprefix(match["shown"])
+
+    return NUMBER.sub(replace, text)
+
+
+def shown(value: Any, spec: str | None) -> str:
+    """Returns the value as the text shows it, with a true minus sign."""
+    text = format(float(value), spec) if spec else str(value)
+    text = text.replace("-", "−")
+    if not re.fullmatch(VALUE, text):
+        raise NumberError(f"{text!r} is no number that a text can show")
+    return text
