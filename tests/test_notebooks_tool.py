@@ -45,7 +45,7 @@ def widget_notebook(ids: dict[str, str], *, shuffle: int | None = None) -> nbfor
     cell = nbformat.v4.new_code_cell("widget", outputs=[output], execution_count=1, id="cell-1")
     cell.metadata = nbformat.from_dict(
         {
-            "tags": ["claim"],
+            "tags": ["figure"],
             "execution": {"iopub.busy": "now"},
             "scrolled": True,
             "mystnb": {"image": {"alt": "a"}},
@@ -123,7 +123,7 @@ def test_metadata_that_differs_between_machines_goes() -> None:
     assert notebook.metadata.kernelspec == tool.KERNELSPEC
     assert notebook.metadata.language_info == {"name": "python"}
     cell = notebook.cells[0]
-    assert cell.metadata == {"tags": ["claim"], "mystnb": {"image": {"alt": "a"}}}
+    assert cell.metadata == {"tags": ["figure"], "mystnb": {"image": {"alt": "a"}}}
     assert (cell.id, cell.execution_count, len(cell.outputs)) == ("cell-1", 1, 1)
 
 
@@ -198,3 +198,20 @@ def test_failing_cell_is_named_and_the_file_kept(tmp_path: Path, capsys: pytest.
     message = capsys.readouterr().err
     assert f"{path}: cell 2 (nbval's Cell 1) failed" in message
     assert "the bound is above log Z" in message
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected", "folded"),
+    [
+        (["claim"], ["claim", "hide-input"], True),
+        (["hide-input"], ["hide-input"], True),
+        (["nbval-ignore-output"], ["nbval-ignore-output"], False),
+    ],
+)
+def test_cells_that_check_fold_in_the_book_and_in_jupyterlab(
+    tags: list[str], expected: list[str], folded: bool
+) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", metadata={"tags": tags})])
+    cell = tool.normalised(notebook).cells[0]
+    assert cell.metadata["tags"] == expected
+    assert cell.metadata.get("jupyter", {}).get("source_hidden", False) is folded

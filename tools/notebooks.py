@@ -49,9 +49,21 @@ def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         for key in VOLATILE:
             cell.metadata.pop(key, None)
+        _fold(cell)
     _renumber_widgets(notebook)
     prose.refresh(notebook)
     return notebook
+
+
+def _fold(cell: nbformat.NotebookNode) -> None:
+    """Folds cells that check and cells tagged so: in the book by the tag, in JupyterLab by its own mark."""
+    tags = cell.metadata.get("tags", [])
+    if "claim" in tags and "hide-input" not in tags:
+        tags.append("hide-input")
+    if "hide-input" in tags:
+        cell.metadata["jupyter"] = {"source_hidden": True}
+    else:
+        cell.metadata.pop("jupyter", None)
 
 
 def _renumber_widgets(notebook: nbformat.NotebookNode) -> None:
