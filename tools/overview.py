@@ -11,6 +11,7 @@ from avo_lib.paths import GeometricPath, linear_alphas
 from avo_lib.targets import energy
 
 STEPS, UPDATES = 5, 2000
+SHOWN = (0, 1, 3, 5)  # more panels are too small on a phone
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     figures.use_style()
+    plt.rcParams.update({"font.size": 12, "axes.titlesize": 13})
     base, target = Gaussian(torch.zeros(2), torch.ones(2)), energy("d")
     path = GeometricPath(base.log_prob, target.log_density, linear_alphas(STEPS))
     kernels = torch.nn.ModuleList(GatedKernel(2, 64) for _ in range(STEPS))
@@ -29,8 +31,8 @@ def main() -> None:
         optimiser.step()
     with torch.no_grad():
         zs = chain.sample((4000,)).z
-    figure, rows = plt.subplots(2, STEPS + 1, figsize=(9, 3.4), sharex=True, sharey=True)
-    for t, (above, below) in enumerate(rows.T):
+    figure, rows = plt.subplots(2, len(SHOWN), figsize=(6, 3.4), sharex=True, sharey=True)
+    for t, (above, below) in zip(SHOWN, rows.T, strict=True):
         title = f"$\\alpha_{t} = {t / STEPS:g}$"
         figures.show_density(above, lambda z, t=t: path.log_density(t, z), box=4.5, title=title)
         below.scatter(*zs[t].T, s=0.6, alpha=0.4, color=figures.COLOURS["avo"], linewidths=0)
@@ -39,7 +41,7 @@ def main() -> None:
             axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
     rows[0, 0].set_ylabel("target $f_t$")
     rows[1, 0].set_ylabel("draws of $z_t$")
-    figure.savefig("book/_static/overview.png", dpi=110)
+    figure.savefig("book/_static/overview.png", dpi=150)
 
 
 if __name__ == "__main__":

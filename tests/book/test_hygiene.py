@@ -90,6 +90,25 @@ def table_of_contents() -> set[str]:
     return {contents["root"], *chapters}
 
 
+def test_the_map_knows_order_titles_minutes_and_needs() -> None:
+    """The landing page tells a reader what each chapter takes, as the chapter itself does."""
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    chapters = [ROOT / f"{file}.ipynb" for file in files if (ROOT / f"{file}.ipynb") in NOTEBOOKS]
+    expected = []
+    for number, path in enumerate(chapters, start=1):
+        opening = read(path).cells[0].source
+        title, minutes = re.search(r"^# (.+)", opening), re.search(r"Reading takes (\d+)\s+minutes", opening)
+        assert title and minutes, f"{name(path)} does not say how long reading takes"
+        needs = re.search(r"\*\*Needs\*\*(.*?)Reading takes", opening, re.DOTALL)
+        links = re.findall(r"\]\(([^)#]+\.ipynb)", needs[1]) if needs else []
+        numbers = sorted({chapters.index((path.parent / link).resolve()) + 1 for link in links})
+        link = f"{number}. [{title[1]}]({name(path)})"
+        expected.append((link, minutes[1], ", ".join(map(str, numbers)) or "–"))
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in markdown(BOOK / "intro.md").splitlines()]
+    assert [(row[1], row[3], row[4]) for row in rows if len(row) == 5 and ".ipynb)" in row[1]] == expected
+
+
 def test_the_book_has_notebooks() -> None:
     assert NOTEBOOKS
 
