@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check notebooks experiment clean
+.PHONY: help book lab test check notebooks experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,9 @@ help: ## Show this list
 book: .venv/.installed ## Build the book and say which page to open
 	@$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "Open $(CURDIR)/_build/html/index.html"
+
+lab: .venv/.installed ## Open the chapters in JupyterLab, with theorems and references drawn as in the book
+	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --notebook-dir=book
 
 test: .venv/.installed ## Run all tests, and every notebook cell against its stored output, one process a core
 	@$(BIN)/pytest --nbval --numprocesses auto --dist loadfile
@@ -23,8 +26,8 @@ check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctes
 	@$(BIN)/python tools/notebooks.py check
 	@$(BIN)/pytest --quiet tests avo_lib --ignore tests/book/test_offline.py --ignore tests/book/test_browser.py
 
-notebooks: .venv/.installed ## Run the notebooks again in place and normalise them
-	@$(BIN)/python tools/notebooks.py run
+notebooks: .venv/.installed ## Run the notebooks again in place; only one: make notebooks ONLY=book/annealing/avo.ipynb
+	@$(BIN)/python tools/notebooks.py run $(ONLY)
 
 experiment: .venv/.installed ## Train and evaluate all models of the report protocol again, into runs/results; an hour and a half on two cores
 	@$(BIN)/python -m avo_lib sweep --experiment report --seeds 0 1 2 --results runs/results
@@ -40,5 +43,5 @@ clean: ## Remove what was built, but not .venv
 	  || { echo "$(PYTHON) has no venv module: on Debian and Ubuntu install the package python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv
 	@echo "Installing into .venv, which takes a few minutes ..."
-	@$(BIN)/python -m pip install --quiet --editable '.[book,test]' --constraint constraints.txt
+	@$(BIN)/python -m pip install --quiet --editable '.[book,lab,test]' --constraint constraints.txt
 	@touch $@

@@ -83,7 +83,7 @@ def test_conda_and_pip_get_the_same():
     declared = requirements([line for line in [*conda, *pip] if line != "pip" and not line.startswith("-")])
     assert declared.pop("python") == SpecifierSet(project()["requires-python"])
     extras = project()["optional-dependencies"]
-    assert declared == requirements([*project()["dependencies"], *extras["book"], *extras["test"]])
+    assert declared == requirements([*project()["dependencies"], *extras["book"], *extras["lab"], *extras["test"]])
 
 
 def test_conda_installs_the_package_itself():
@@ -97,7 +97,9 @@ def test_constraints_fit_the_ranges():
         [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.strip() and line[0] != "#"]
     )
     extras = project()["optional-dependencies"]
-    for key, allowed in requirements([*project()["dependencies"], *extras["book"], *extras["test"]]).items():
+    for key, allowed in requirements(
+        [*project()["dependencies"], *extras["book"], *extras["lab"], *extras["test"]]
+    ).items():
         (pin,) = pinned[key]
         assert pin.version in allowed, f"{key} {pin.version} is outside {allowed}"
 

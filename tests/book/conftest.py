@@ -1,4 +1,4 @@
-"""Builds the book once for the tests that read its pages."""
+"""Builds the book once for the tests that read its pages, and opens a browser once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 BUILD = ["build", ".", "-W", "-n", "--keep-going"]
 
 
@@ -50,3 +62,20 @@ def pages(built_book: Path) -> list[Path]:
     found = sorted(page for page in built_book.rglob("*.html") if "_static" not in page.parts)
     assert len(found) >= 5, f"only {len(found)} pages in {built_book}"
     return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium of the system; where there is none, the tests say so, and in CI they fail."""
+    executable = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if executable is None:
+        message = f"no Chromium on this machine ({', '.join(BROWSERS)}): the pages are not tried in a browser"
+        if os.environ.get("CI"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield chromium
+        chromium.close()

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HARMLESS = (
     "Identifier 'THEBE_JS_URL' has already been declared",  # the theme registers an unused extension twice
     "Got invalid theme mode: . Resetting to auto.",  # the theme's greeting to a browser that is new to it
@@ -43,23 +30,6 @@ LUMINANCES = """() => {
   return [of('body', 'backgroundColor'), of('.widget-label', 'color'),
           of('.widget-subarea', 'backgroundColor'), of('.avo-frame img', 'backgroundColor')];
 }"""
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A headless Chromium of the system; where there is none, the tests say so, and in CI they fail."""
-    executable = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if executable is None:
-        message = f"no Chromium on this machine ({', '.join(BROWSERS)}): the pages are not tried in a browser"
-        if os.environ.get("CI"):
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 # The first page only redirects, and a page that has MathJax's script may not have run it yet.
