@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -103,6 +105,124 @@ def test_a_kernel_that_dies_is_one_line_and_later_notebooks_run(tmp_path):
     assert done.returncode == 1 and [outputs(path) for path in paths] == [[], ["ran\n"]]
     said = [line for line in done.stderr.splitlines() if not line.startswith(("running ", "[IPKernelApp]"))]
     assert len(said) == 1 and f"{paths[0]}: the kernel of {sys.executable} did not start: Kernel died" in said[0]
+
+
+# --- make
+
+# `python -m` finds these two first, in the folder where it runs: .venv without pip, and a pip that needs no network.
+VENV = """
+import os, sys
+os.execv(sys.executable, [sys.executable, "-I", "-m", "venv", "--without-pip", sys.argv[1]])
+"""
+PIP = """
+import os, sys, sysconfig
+from pathlib import Path
+assert "--no-user" in sys.argv and "PIP_NO_INDEX" in os.environ, "whence packages come is the reader's choice"
+assert not {"PIP_USER", "PIP_TARGET"} & set(os.environ), "and whither they go is not"
+print("installed")
+Path(sysconfig.get_path("purelib"), "avo_lib.pth").write_text(os.getcwd())
+script = Path(sys.executable).with_name("pytest")
+script.write_text(f"#!/bin/sh\\nexec '{sys.executable}' -c 'import json, os; print(json.dumps(dict(os.environ)))'")
+script.chmod(0o755)
+"""
+INSTALLING = "Installing into .venv, which takes a few minutes ..."
+ANEW = ".venv is not, or no longer, that of this folder, and is made anew."
+BASE = getattr(sys, "_base_executable", sys.executable)
+
+
+def make(root: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--silent", f"PYTHON={BASE}", *arguments]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+def make_test(root: Path, environment: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """What was said, and the environment that came through to pytest."""
+    done = make(root, environment, "test")
+    assert done.returncode == 0, done.stdout + done.stderr
+    *said, surroundings = done.stdout.splitlines()
+    return said, json.loads(surroundings)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The Makefile, a package that needs a moment and no network to install, and a pytest that tells its shell."""
+    root = tmp_path / "the project"
+    (root / "avo_lib").mkdir(parents=True)
+    (root / "avo_lib" / "__init__.py").touch()
+    shutil.copytree(ROOT / "tools", root / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Makefile", root)
+    for name, text in {"constraints.txt": "", "pyproject.toml": "", "venv.py": VENV, "pip.py": PIP}.items():
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture
+def shell(hostile) -> dict[str, str]:
+    """As hostile to make."""
+    pip = {"PIP_USER": "1", "PIP_TARGET": "elsewhere", "PIP_NO_INDEX": "1"}
+    return {**hostile, **pip, "PYTHONHOME": "/nonexistent", "PYTHONOPTIMIZE": "2", "PYTEST_ADDOPTS": "--bogus"}
+
+
+def test_make_in_every_shell(project, shell):
+    said, found = make_test(project, shell)
+    assert said == [INSTALLING, "installed"]
+    assert found["PYTHONUTF8"] == "1" and os.access(found["HOME"], os.W_OK)
+    foreign = {name for name in found if name.startswith(("PY", "MPL", "MATPLOTLIB", "IPY", "JUPYTER", "XDG", "OMP"))}
+    assert foreign == {"PYTHONUTF8"}
+    assert make_test(project, shell)[0] == []
+
+
+def test_two_at_once_take_turns(project, shell):
+    with ThreadPoolExecutor() as pool:
+        both = pool.map(make_test, [project] * 2, [shell] * 2)
+    assert sorted(said for said, _ in both) == [[], [INSTALLING, "installed"]]
+
+
+def test_an_emptied_venv_is_made_anew(project, shell):
+    make_test(project, shell)
+    subprocess.run("rm -r .venv/*", shell=True, cwd=project, check=True)
+    assert (project / ".venv" / ".installed").exists()
+    assert make_test(project, shell)[0] == [ANEW, INSTALLING, "installed"]
+
+
+@pytest.mark.parametrize("transport", [Path.rename, partial(shutil.copytree, symlinks=True)], ids=["moved", "copied"])
+def test_the_venv_of_another_place_is_made_anew(transport, project, shell, tmp_path):
+    make_test(project, shell)
+    transport(project, tmp_path / "other")
+    assert make_test(tmp_path / "other", shell)[0] == [ANEW, INSTALLING, "installed"]
+    assert str(tmp_path / "other") in (tmp_path / "other" / ".venv" / "bin" / "pytest").read_text()
+
+
+def test_the_venv_of_another_is_left_alone(project, shell, tmp_path):
+    """A link to the .venv of another folder gives way, not what it leads to."""
+    make_test(project, shell)
+    shutil.copytree(project, tmp_path / "other", ignore=shutil.ignore_patterns(".venv"))
+    (tmp_path / "other" / ".venv").symlink_to(project / ".venv")
+    assert make_test(tmp_path / "other", shell)[0] == [ANEW, INSTALLING, "installed"]
+    assert make_test(project, shell)[0] == []
+
+
+def test_a_venv_of_the_readers_own_making_is_kept(project, shell):
+    """As README has it: with a CPU-only torch in it, before make is called."""
+    subprocess.run([BASE, "-I", "-m", "venv", "--without-pip", ".venv"], cwd=project, check=True)
+    (project / ".venv" / "torch").touch()
+    assert make_test(project, shell)[0] == [INSTALLING, "installed"]
+    assert (project / ".venv" / "torch").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["PYTHON=python-of-nobody", "test"], "There is no python-of-nobody"),
+        (["--file", "the project/Makefile", "--directory", "..", "test"], "Call make in the folder of its Makefile"),
+        (["test"], "Unable to create directory"),
+    ],
+)
+def test_make_says_in_a_line_what_is_wrong(arguments, message, project, hostile):
+    (project / ".venv").touch()
+    done = make(project, hostile, *arguments)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2, done.stderr  # make adds that the target failed
 
 
 # --- a clone
