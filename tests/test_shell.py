@@ -225,6 +225,25 @@ def test_make_says_in_a_line_what_is_wrong(arguments, message, project, hostile)
     assert len(done.stderr.splitlines()) <= 2, done.stderr  # make adds that the target failed
 
 
+def test_ci_runs_alike_in_every_shell(shell, tmp_path):
+    stubs, root, decoy = tmp_path / "bin", tmp_path / "root", tmp_path / "decoy"
+    for folder in (stubs, root / ".ci", decoy / ".ci"):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", root / ".ci")
+    told = '#!/bin/sh\necho "$1 in $PWD with flags $MAKEFLAGS, CI=$CI, home $PYTHONHOME"\n'
+    for name, text in {
+        "make": told,
+        "python3": "#!/bin/sh\nexit ${PYTHONHOME:+1}\n",
+        "chromium": "#!/bin/sh\n",
+    }.items():
+        (stubs / name).write_text(text)
+        (stubs / name).chmod(0o755)
+    environment = {**shell, "PATH": f"{stubs}:{os.defpath}", "CDPATH": str(decoy), "MAKEFLAGS": "-n"}
+    done = subprocess.run(["bash", ".ci/run"], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == "".join(f"{goal} in {root} with flags , CI=true, home \n" for goal in ("book", "test"))
+
+
 # --- a clone
 
 
