@@ -1,7 +1,19 @@
 # The tools live in .venv, which the first target that needs it creates: `make book` is enough on a clean clone.
 PYTHON ?= python3
 BIN := .venv/bin
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The reader's shell must not matter: of its settings for the tools, none reaches them.
+FOREIGN := PYTHON% PYTEST_% IPYTHON% JUPYTER% MPL% MATPLOTLIB% MYPY% RUFF_% OMP_%
+unexport $(filter $(FOREIGN),$(.VARIABLES))
+# By their specification relative paths count for nothing here.
+unexport $(foreach name,$(filter XDG_%_HOME,$(.VARIABLES)),$(if $(filter /%,$($(name))),,$(name)))
+export PYTHONUTF8 := 1
+ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+export HOME := $(CURDIR)/.venv
+endif
+ifeq ($(wildcard tools/install.py),)
+$(error Call make in the folder of its Makefile, or with -C)
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help book lab test check notebooks experiment clean
@@ -14,7 +26,7 @@ book: .venv/.installed ## Build the book and say which page to open
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
 lab: .venv/.installed ## Open the chapters in JupyterLab, with theorems and references drawn as in the book
-	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --notebook-dir=book
+	@$(BIN)/jupyter lab --notebook-dir=book
 
 test: .venv/.installed ## Run all tests, and every notebook cell against its stored output, one process a core
 	@$(BIN)/pytest --nbval --numprocesses auto --dist loadfile
@@ -36,12 +48,9 @@ clean: ## Remove what was built, but not .venv
 	@rm -rf _build .pytest_cache .mypy_cache .ruff_cache
 	@find avo_lib book tests tools -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "$(PYTHON) is missing or older than 3.11: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
-	  || { echo "$(PYTHON) has no venv module: on Debian and Ubuntu install the package python3-venv" >&2; exit 1; }
-	@$(PYTHON) -m venv .venv
-	@echo "Installing into .venv, which takes a few minutes ..."
-	@$(BIN)/python -m pip install --quiet --editable '.[book,lab,test]' --constraint constraints.txt
-	@touch $@
+.venv/.installed: ALWAYS # whether it is current is more than a matter of times: see there
+	@command -v $(PYTHON) >/dev/null \
+	  || { echo "There is no $(PYTHON): install Python 3.11 or newer, or name it, as in make PYTHON=python3.11 book" >&2; exit 1; }
+	@$(PYTHON) tools/install.py
+
+ALWAYS:

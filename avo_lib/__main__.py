@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from io import TextIOWrapper
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -208,6 +209,9 @@ def main() -> None:
         "show": show,
         "list": list_experiments,
     }
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # rather a question mark than a traceback where a letter is missing
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avo_lib")
     except (ValueError, OSError, DataError, FloatingPointError, ImportError) as error:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from avo_lib.files import write_atomically
+from avo_lib.files import CLONE, write_atomically
 
+SHIPPED = CLONE and CLONE / "data" / "mnist"  # the packed files of the repository
 BINARISATIONS = ("dynamic", "fixed")
 BINARISATION_SEED = 2018  # of the one draw that evaluation, and fixed binarisation, use
 TRAIN_IMAGES = 50_000
@@ -86,10 +87,28 @@ def binarise(grey: Tensor, *, generator: torch.Generator | None = None) -> Tenso
 
 
 def default_root() -> Path:
-    """The repository's ``data/mnist`` if this is a checkout, else a folder in the user's cache."""
-    checkout = Path(__file__).resolve().parent.parent / "data" / "mnist"
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return checkout if checkout.is_dir() else cache / "avo_lib" / "mnist"
+    """Where MNIST is unpacked: the repository's ``data/mnist`` if this is a clone and yours, else your cache.
+
+    Raises:
+        DataError: If the cache is needed and there is no home to have it in.
+    """
+    if SHIPPED and SHIPPED.is_dir():
+        raw = _raw(SHIPPED)
+        nearest = next(folder for folder in (raw, *raw.parents) if folder.exists())
+        if all((raw / name).exists() for name in SHA256) or os.access(nearest, os.W_OK):
+            return SHIPPED
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # the specification of these variables: unset, empty and relative are the same
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError as error:
+            raise DataError("there is no home folder to unpack MNIST in: set XDG_CACHE_HOME to a folder") from error
+    return cache / "avo_lib" / "mnist"
+
+
+def _raw(root: Path) -> Path:
+    """Where torchvision looks for unpacked files."""
+    return root / "MNIST" / "raw"
 
 
 def load_mnist(binarisation: str = "dynamic", root: Path | None = None) -> MNIST:
@@ -111,7 +130,7 @@ def load_mnist(binarisation: str = "dynamic", root: Path | None = None) -> MNIST
     """
     if binarisation not in BINARISATIONS:
         raise ValueError(f"binarisation must be one of {', '.join(BINARISATIONS)}, not {binarisation!r}")
-    train, train_labels, test, test_labels = _read(root or default_root())
+    train, train_labels, test, test_labels = _read(root or default_root(), root or SHIPPED or default_root())
     drawn = torch.Generator().manual_seed(BINARISATION_SEED)
     binary, binary_test = binarise(train, generator=drawn), binarise(test, generator=drawn)
     dynamic = binarisation == "dynamic"
@@ -124,11 +143,10 @@ def load_mnist(binarisation: str = "dynamic", root: Path | None = None) -> MNIST
 
 
 @lru_cache(maxsize=1)
-def _read(root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _read(root: Path, packed: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Grey images in [0, 1] and labels, for training and test."""
-    raw = root / "MNIST" / "raw"  # where torchvision looks for unpacked files
     for name in SHA256:
-        _ensure(root / f"{name}.gz", raw / name)
+        _ensure(root, packed / f"{name}.gz", name)
     parts: list[Tensor] = []
     for train in (True, False):
         dataset = datasets.MNIST(root, train=train)
@@ -136,19 +154,20 @@ def _read(root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return parts[0], parts[1], parts[2], parts[3]
 
 
-def _ensure(packed: Path, unpacked: Path) -> None:
+def _ensure(root: Path, packed: Path, name: str) -> None:
     """Leave a verified unpacked file in place. Any number of processes may do so at once."""
+    unpacked = _raw(root) / name
     if not unpacked.exists():
         if packed.exists():
             try:
                 content = gzip.decompress(packed.read_bytes())
             except (EOFError, OSError, zlib.error) as error:
                 raise _damaged(packed) from error
-            _verify(content, unpacked.name, packed)
+            _verify(content, name, packed)
             _write(unpacked, content)
         else:
-            _download(packed.parent)
-    _verify(unpacked.read_bytes(), unpacked.name, unpacked)
+            _download(root)
+    _verify(unpacked.read_bytes(), name, unpacked)
 
 
 def _verify(content: bytes, name: str, file: Path) -> None:
@@ -177,12 +196,12 @@ def _download(root: Path) -> None:
         with tempfile.TemporaryDirectory(dir=root) as folder:
             datasets.MNIST(folder, download=True)
             for name in SHA256:
-                content = (Path(folder) / "MNIST" / "raw" / name).read_bytes()
+                content = (_raw(Path(folder)) / name).read_bytes()
                 if hashlib.sha256(content).hexdigest() != SHA256[name]:
                     raise DataError(
                         f"the download brought a damaged {name}. Start again, or copy the four files to {root}"
                     )
-                _write(root / "MNIST" / "raw" / name, content)
+                _write(_raw(root) / name, content)
     except (OSError, RuntimeError) as error:
         if isinstance(error, DataError):
             raise

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save
 
 from avo_lib.data import MNIST, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
-from avo_lib.files import write_atomically
+from avo_lib.files import CLONE, write_atomically
 from avo_lib.models.vae import VAE, VAEConfig
 from avo_lib.protocols import EXPERIMENTS, Experiment, find
 from avo_lib.results import RESULTS, result_file, versions
 from avo_lib.training import TrainConfig, fit
 
-RUNS = Path("runs")
+RUNS = (CLONE or Path()) / "runs"
 EVALUATION_SEED = 0
 BOUND_IMAGES = 10_000  # of the training images, for the training bound
 

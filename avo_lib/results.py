@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 
 import avo_lib
+from avo_lib.files import CLONE
 
-RESULTS = Path("results")
+RESULTS = (CLONE or Path()) / "results"
 TEST = [f"test.{name}" for name in ("elbo", "kl", "nll", "stderr", "samples", "ess")]
 
 

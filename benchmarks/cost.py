@@ -12,7 +12,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -20,6 +19,7 @@ from avo_lib.data import binarise
 from avo_lib.files import write_atomically
 from avo_lib.objectives import avo, elbo, iwae
 from avo_lib.protocols import Experiment, find
+from avo_lib.results import RESULTS
 
 METHODS = ("vae", "iwae", "householder", "hvi", "avo")
 ROUNDS, WARM_UP = 60, 5
@@ -58,5 +58,5 @@ def milliseconds(protocol: str) -> dict[str, float]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     found = {protocol: milliseconds(protocol) for protocol in ("report", "paper")}
-    write_atomically(Path("results/cost.json"), (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(RESULTS / "cost.json", (json.dumps(found, indent=1) + "\n").encode())
     print(json.dumps(found, indent=1))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -94,7 +95,7 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
         (["run", "--experiment", "report", "--method", "vae", "--device", "abacus"], "cpu, cuda"),
         (["run", "--experiment", "report", "--method", "vae", "--threads", "0"], "positive integer"),
         (["energies", "--ramps", "1"], "ramp is a share of the updates, at least 0 and below 1, not 1.0"),
-        (["show"], "make one with: python -m avo_lib run --experiment report --method vae"),
+        (["show", "--results", "."], "make one with: python -m avo_lib run --experiment report --method vae"),
     ],
 )
 def test_what_the_user_can_mend_is_said_in_one_line(arguments, message, call, tmp_path, monkeypatch):
@@ -119,6 +120,21 @@ def test_what_cannot_be_parsed_is_shown(arguments, message, call):
     assert status == 2 and "Traceback" not in out + error
     said = " ".join((out + error).replace("│", " ").split())  # a box, broken into lines
     assert all(part in said for part in message)
+
+
+def test_the_repositorys_results_are_found_from_any_working_directory(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = call("show")
+    assert status == 0 and "report_fixed" in out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_the_letters_gets_question_marks(encoding, tmp_path):
+    """The table has a minus sign, which the encodings of many locales lack."""
+    command = [sys.executable, "-m", "avo_lib", "show"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert shown.returncode == 0 and b"train ?ELBO" in shown.stdout, shown.stderr.decode()
 
 
 @pytest.mark.parametrize("command", ["run", "sweep", "evaluate", "referee", "energies", "ring", "show", "list"])

@@ -231,6 +231,61 @@ def test_a_folder_that_cannot_be_written_to(root):
         load_mnist(root=root)
 
 
+@pytest.fixture
+def read_only(root, tmp_path, monkeypatch) -> Path:
+    """A clone that belongs to somebody else, and a home: where files may be unpacked."""
+    monkeypatch.setattr(data, "SHIPPED", root)
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(root))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    return root
+
+
+def test_a_read_only_clone_is_unpacked_into_the_cache(read_only, tmp_path, monkeypatch):
+    before = sorted(read_only.iterdir())
+    assert len(load_mnist().test) == TEST
+    assert sorted(read_only.iterdir()) == before
+    cache = tmp_path / "home" / ".cache" / "avo_lib" / "mnist"
+    assert data.default_root() == cache and (cache / "MNIST" / "raw" / IMAGES).is_file()
+    monkeypatch.setattr(os, "access", lambda path, mode: True)
+    assert data.default_root() == read_only
+
+
+def test_a_read_only_clone_that_is_unpacked_needs_no_cache(read_only):
+    load_mnist(root=read_only)
+    assert data.default_root() == read_only
+
+
+@pytest.mark.parametrize("setting", ["", "cache", "./cache"])
+def test_a_cache_that_is_no_absolute_path_is_none(read_only, setting, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", setting)
+    assert data.default_root() == tmp_path / "home" / ".cache" / "avo_lib" / "mnist"
+
+
+def test_the_cache_is_where_the_user_wants_it(read_only, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert data.default_root() == tmp_path / "mine" / "avo_lib" / "mnist"
+
+
+@pytest.fixture
+def homeless(monkeypatch) -> None:
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+def test_a_clone_needs_no_home(root, homeless, monkeypatch):
+    monkeypatch.setattr(data, "SHIPPED", root)
+    assert len(load_mnist().test) == TEST
+
+
+def test_without_a_home_one_line_says_what_to_do(read_only, homeless):
+    with pytest.raises(DataError, match="no home folder to unpack MNIST in: set XDG_CACHE_HOME"):
+        load_mnist()
+
+
 def test_a_root_below_a_file(tmp_path, files, no_network):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file/mnist"):

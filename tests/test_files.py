@@ -1,11 +1,29 @@
-"""A reader finds the old file or the new one, and nothing else."""
+"""The repository is found from anywhere; a reader finds the old file or the new one, and nothing else."""
 
 import os
 import stat
 
 import pytest
 
-from avo_lib.files import write_atomically
+from avo_lib import files
+from avo_lib.files import repository, write_atomically
+
+
+def test_the_repository_is_found_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (repository("results") / "cost.json").is_file()
+
+
+def test_outside_a_clone_one_line_says_what_is_needed(monkeypatch):
+    monkeypatch.setattr(files, "CLONE", None)
+    with pytest.raises(FileNotFoundError, match=r"results is read from .*not that of a clone.*make") as raised:
+        repository("results")
+    assert "\n" not in str(raised.value)
+
+
+def test_what_a_clone_lacks_is_named():
+    with pytest.raises(FileNotFoundError, match="has no resluts"):
+        repository("resluts")
 
 
 def test_it_writes_and_replaces(tmp_path):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import nbformat
-import prose
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tools import prose
 
 
 def notebook(text: str = "", *, gap: Any = 0.1234, **metadata: Any) -> nbformat.NotebookNode:

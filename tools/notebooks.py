@@ -12,9 +12,9 @@ its prose are those of its run.
 from __future__ import annotations
 
 import argparse
+import atexit
 import copy
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import prose
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools import prose
+from tools.shell import put_aside
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -179,17 +184,16 @@ def run(path: Path, *, timeout: float) -> None:
         nonlocal current
         current = cell_index
 
-    # Sums depend on the number of threads, and the stored outputs are compared digit by digit.
-    os.environ["OMP_NUM_THREADS"] = "1"
     client = NotebookClient(
         notebook,
         timeout=timeout,
-        kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,  # how printed lines fall into messages is chance
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_start=started,
     )
+    # Where no kernel is looked for, there is one: that of the Python which runs this.
+    client.km = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     try:
         client.execute()
     except (CellControlSignal, DeadKernelError) as error:
@@ -198,6 +202,9 @@ def run(path: Path, *, timeout: float) -> None:
         raise NotebookError(
             f"{path}: cell {current} (nbval's Cell {code_cell}) failed, the file is unchanged\n{reason}"
         ) from error
+    except (RuntimeError, OSError) as error:  # so nbclient says that a kernel did not start
+        atexit.unregister(client._cleanup_kernel)  # it would fail for want of a kernel
+        raise NotebookError(f"{path}: the kernel of {sys.executable} did not start: {error}") from error
     _replace(path, dumps(normalised(notebook)))
 
 
@@ -214,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in paths:
         if not path.is_file():
             parser.error(f"no such notebook: {path}")
+    put_aside()
     changed = failed = False
     for path in paths:
         if options.action == "run":
