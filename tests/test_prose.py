@@ -62,6 +62,7 @@ def test_captions_and_alternative_texts_too() -> None:
     [
         ("0.1<!-- gaps -->", 0.1, "no cell glues"),
         ("many<!-- gap -->", 0.1, "follows no number"),
+        ("0.1<!--\ngap -->", 0.1, "follows no number"),
         ("0.1<!-- gap -->", "AVO", "no number"),
         ("0.1<!-- gap:.1f -->", float("nan"), "no number"),
     ],

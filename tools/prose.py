@@ -14,7 +14,7 @@ from typing import Any
 
 VALUE = r"−?\d[\d,]*(?:\.\d+)?(?:e[−+]?\d+)?"
 NUMBER = re.compile(rf"(?P<shown>{VALUE})<!-- (?P<name>[\w.-]+)(?::(?P<spec>[^ ]+))? -->")
-COMMENT = re.compile(r"<!--.*?-->")
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
 class NumberError(Exception):
