@@ -220,3 +220,22 @@ def test_numbers_in_a_table_stand_apart(browser: Any, built_book: Path, width: i
         })""")
         assert style
         assert all(cell == ["right", "tabular-nums", True] for cell in style)
+
+
+@pytest.mark.parametrize(
+    ("query", "first"), [("AVO", "Annealed variational objectives"), ("importance samp", "Annealed")]
+)
+def test_search_finds_chapters_first_with_a_line_of_text(
+    browser: Any, built_book: Path, query: str, first: str
+) -> None:
+    with Visit(browser, built_book / "search.html") as visit:
+        visit.page.goto((built_book / "search.html").as_uri() + f"?q={query}")
+        titles = visit.page.locator("#search-results h2").all_inner_texts()
+        assert titles[0].startswith(first)
+        assert "avo_lib" in titles[-1] or query != "AVO", "the API comes last"
+        lines = visit.page.locator("#search-results li p").all_inner_texts()
+        assert sum(len(line) > 40 for line in lines) > len(lines) / 2
+        for link in visit.page.locator("#search-results a").all()[:5]:
+            target, _, anchor = (link.get_attribute("href") or "").partition("#")
+            assert f'id="{anchor}"' in (built_book / target).read_text(encoding="utf-8") or not anchor
+        assert not visit.errors

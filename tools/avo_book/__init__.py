@@ -1,4 +1,4 @@
-"""What the book's pages need beyond Jupyter Book: sliders, and no script that nobody calls."""
+"""What the book's pages need beyond Jupyter Book: sliders, a search, and no script that nobody calls."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-from . import frames
+from . import frames, search
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connects the parts to the build."""
     app.connect("config-inited", _drop_thebe, priority=900)  # when every other extension has connected its own
     app.connect("doctree-read", frames.draw)
+    app.connect("build-finished", search.write)
     app.connect("html-page-context", _mend_bibliography)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
