@@ -25,7 +25,6 @@ def write(app: Sphinx, error: Exception | None) -> None:
             pages.append({"url": url, "title": app.env.titles[name].astext(), "sections": sections})
     script = f"window.avoPages = {json.dumps(pages, ensure_ascii=False)};\n"
     (Path(app.outdir) / "_static" / "search-text.js").write_text(script, encoding="utf-8")
-    (Path(app.outdir) / "searchindex.js").unlink(missing_ok=True)  # Sphinx's own, which nothing reads
 
 
 def _sections(doctree: nodes.document) -> Iterator[tuple[str, str, str]]:
