@@ -1,0 +1,45 @@
+"""What the book's pages need beyond Jupyter Book: sliders, a search, and no script that nobody calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+from . import frames, search
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connects the parts to the build."""
+    app.connect("config-inited", _drop_thebe, priority=900)  # when every other extension has connected its own
+    app.connect("doctree-read", frames.draw)
+    app.connect("build-finished", search.write)
+    app.connect("html-page-context", _mend_bibliography)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _drop_thebe(app: Sphinx, config: Config) -> None:
+    """Disconnects sphinx-thebe, which Jupyter Book always loads.
+
+    It writes the address of a script host into every page, twice, and the second time is a script error.
+    """
+    for listeners in app.events.listeners.values():
+        for listener in [one for one in listeners if one.handler.__module__ == "sphinx_thebe"]:
+            app.disconnect(listener.id)
+    app.registry.css_files = [entry for entry in app.registry.css_files if entry[0] != "sphinx-thebe.css"]
+
+
+def _mend_bibliography(
+    app: Sphinx,
+    page: str,
+    template: str,
+    context: dict[str, Any],
+    doctree: object,
+) -> None:
+    """Takes a role away that docutils gives to a bibliography, and that its own entries may not stand in."""
+    if "body" in context:
+        context["body"] = context["body"].replace(
+            '<div role="list" class="citation-list">',
+            '<div class="citation-list">',
+        )
