@@ -14,7 +14,7 @@ book: .venv/.installed ## Build the book and say which page to open
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
 test: .venv/.installed ## Run all tests, and every notebook cell against its stored output, one process a core
-	@$(BIN)/pytest --nbval --numprocesses auto --dist loadfile
+	@$(BIN)/pytest --nbval --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctests, notebook hygiene
 	@$(BIN)/ruff check .
