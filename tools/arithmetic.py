@@ -135,7 +135,10 @@ class Recorder(ast.NodeTransformer):
 
 
 def watch(shell: Any) -> None:
-    """Begins to record in the kernel of ``shell``."""
+    """Begins to record in the kernel of ``shell``, and draws no pictures: they are not compared."""
+    from matplotlib_inline.config import InlineBackend
+
+    InlineBackend.instance(parent=shell).figure_formats = set()
     shell.user_ns[Recorder.NAME] = recorder = Recorder()
     shell.ast_transformers.append(recorder)
     shell.events.register("post_run_cell", recorder.publish)
