@@ -29,7 +29,7 @@ lab: .venv/.installed ## Open the chapters in JupyterLab, with theorems and refe
 	@$(BIN)/jupyter lab --notebook-dir=book
 
 test: .venv/.installed ## Run all tests, and every notebook cell against its stored output, one process a core
-	@$(BIN)/pytest --nbval --numprocesses auto --dist loadfile
+	@$(BIN)/pytest --nbval --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctests, notebook hygiene
 	@$(BIN)/ruff check .

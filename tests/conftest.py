@@ -1,9 +1,15 @@
-"""One thread, float64 and one generator for each test."""
+"""One thread, float64 and one generator for each test; the longest files first."""
 
 import hashlib
 
 import pytest
 import torch
+
+# From the longest down to half a minute or so of processor time; notebooks that are not named come next, then the rest.
+LONGEST = (
+    "tests/book/test_browser.py",
+    "tests/book/test_offline.py",
+)
 
 
 def pytest_configure() -> None:
@@ -12,6 +18,17 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed-offset", type=int, default=0, help="added to every test's seed, to measure failure rates")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts by file only: workers take whole files in this order, and a long one that comes last is waited for."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+
+    def key(item: pytest.Item) -> int:
+        name = item.nodeid.split("::")[0]
+        return rank.get(name, len(rank) + (not name.endswith(".ipynb")))
+
+    items.sort(key=key)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
     python tools/notebooks.py run [NOTEBOOK ...]        execute, then normalise
     python tools/notebooks.py normalise [NOTEBOOK ...]  normalise only
     python tools/notebooks.py check [NOTEBOOK ...]      exit with 1 if normalising would change anything
+    python tools/notebooks.py arithmetic [NOTEBOOK ...] exit with 1 if an output hangs on the processor
 
 Without arguments every notebook under book/ is meant. The normal form keeps outputs, execution counts and
 widgets, which are part of the book, and drops what differs from run to run: a second run gives no diff. The numbers in
@@ -208,10 +209,18 @@ def run(path: Path, *, timeout: float) -> None:
     _replace(path, dumps(normalised(notebook)))
 
 
+def arithmetic(path: Path, *, timeout: float) -> bool:
+    """Prints what hangs on the processor's arithmetic, and says whether anything does."""
+    sys.path.append(str(BOOK.parent))  # run as a script, this file sees only its own folder
+    from tools.arithmetic import report
+
+    return report(path, timeout=timeout)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("run", "normalise", "check"))
+    parser.add_argument("action", choices=("run", "normalise", "check", "arithmetic"))
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: every notebook under book/")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one cell (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -231,6 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except NotebookError as error:
                 failed = True
                 print(error, file=sys.stderr)
+        elif options.action == "arithmetic":
+            failed |= arithmetic(path, timeout=options.timeout)
         elif normalise(path, write=options.action == "normalise"):
             changed = True
             print(f"{'normalised' if options.action == 'normalise' else 'not in the normal form:'} {path}")
