@@ -177,14 +177,14 @@ def test_a_sweep_checks_every_name_first(folders, monkeypatch):
     with pytest.raises(ValueError, match="no method 'gan' in miniature; there are vae, vae_constant"):
         sweep("miniature", ["vae", "gan"], jobs=1, **folders)
     with pytest.raises(
-        ValueError, match="no experiment 'cifar'; there are report, report_fixed, paper, search, miniature"
+        ValueError, match="no experiment 'cifar'; there are report, report_fixed, paper, screening, search, miniature"
     ):
         sweep("cifar", jobs=1, **folders)
 
 
 def test_unknown_names_list_the_known():
     with pytest.raises(
-        ValueError, match="no experiment 'cifar'; there are report, report_fixed, paper, search, miniature"
+        ValueError, match="no experiment 'cifar'; there are report, report_fixed, paper, screening, search, miniature"
     ):
         find("cifar", "vae")
     with pytest.raises(
