@@ -16,7 +16,7 @@ from avo_lib import training
 from avo_lib.data import MNIST, Split
 from avo_lib.estimate import Estimate
 from avo_lib.models import VAE, VAEConfig
-from avo_lib.objectives import AVO, IWAE
+from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.paths import Constant, Cyclical, WarmUp
 from avo_lib.training import TrainConfig, fit
 
