@@ -67,6 +67,22 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A proposal whose draws and log densities are constants: what made it does not learn."""
+
+    proposal: Proposal
+
+    def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
+        """Draws and log densities, detached."""
+        z, log_q = self.proposal.sample(shape, generator=generator)
+        return z.detach(), log_q.detach()
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats, detached from the proposal but not from z."""
+        return self.proposal.log_prob(z)
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """Draws z_0 … z_T of a chain with all that its weights are made of.
 
@@ -75,14 +91,14 @@ class Trajectory:
         log_q0: Log q_0(z_0) in nats, ``(...)``.
         log_ratio: For each t, log r_t(z_{t−1}|z_t) − log q_t(z_t|z_{t−1}) in nats, ``(...)``.
         path: The targets f_0 … f_T.
-        detached: Whether every z_{t−1} was held constant in its step, as AVO asks.
+        detached: The first step t in which z_{t−1} was held constant, as AVO asks of all; 0 if in none.
     """
 
     z: tuple[Tensor, ...]
     log_q0: Tensor
     log_ratio: tuple[Tensor, ...]
     path: Path
-    detached: bool = False
+    detached: int = 0
 
     def log_w(self, beta: float = 1.0) -> Tensor:
         r"""The trajectory's log weight; its mean is the ELBO.
@@ -113,7 +129,10 @@ class Trajectory:
         reached = self.path.log_ladder(torch.stack(self.z[1:]), beta)
         start = self.path.log_density(0, self.z[0], beta)
         left = torch.cat([start[None], reached[:-1]])
-        return reached - (left.detach() if self.detached else left) + beta * torch.stack(self.log_ratio)
+        if self.detached:
+            free = self.detached - 1
+            left = torch.cat([left[:free], left[free:].detach()])
+        return reached - left + beta * torch.stack(self.log_ratio)
 
 
 @dataclass(frozen=True)
@@ -154,12 +173,12 @@ class Chain:
         """Log f_t as a function of z alone."""
         return lambda z: self.path.log_density(t, z)
 
-    def sample(self, shape: Sequence[int] = (), *, detach: bool = False, generator: Noise = None) -> Trajectory:
+    def sample(self, shape: Sequence[int] = (), *, detach: int = 0, generator: Noise = None) -> Trajectory:
         """Draw trajectories forwards.
 
         Args:
             shape: Leading axes to add to the proposal's own, e.g. ``(K,)`` samples for each datum.
-            detach: Hold z_{t−1} constant in step t, for AVO.
+            detach: Hold z_{t−1} constant in step t, for AVO: from step 1 on if True, from step 2 on if 2.
             generator: Source of the noise.
 
         Returns:
@@ -168,11 +187,11 @@ class Chain:
         z, log_q0 = self.proposal.sample(shape, generator=generator)
         zs, log_ratios = [z], []
         for t, kernel in enumerate(self.kernels, start=1):
-            z_prev = z.detach() if detach else z
+            z_prev = z.detach() if detach and t >= detach else z
             z, log_ratio = kernel.forward(z_prev, self.target(t), self.context, generator=generator)
             zs.append(z)
             log_ratios.append(log_ratio)
-        return Trajectory(tuple(zs), log_q0, tuple(log_ratios), self.path, detach)
+        return Trajectory(tuple(zs), log_q0, tuple(log_ratios), self.path, int(detach))
 
     def sample_reverse(self, z: Tensor, *, generator: Noise = None) -> Trajectory:
         """Draw z_{T−1} … z_0 from the reverse kernels, starting from given z_T.

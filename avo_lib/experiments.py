@@ -16,6 +16,7 @@ from avo_lib.data import MNIST, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.files import CLONE, write_atomically
 from avo_lib.models.vae import VAE, VAEConfig
+from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.protocols import EXPERIMENTS, Experiment, find
 from avo_lib.results import RESULTS, result_file, versions
 from avo_lib.training import TrainConfig, fit
@@ -88,7 +89,7 @@ def run(
 def _config(setup: Experiment) -> dict[str, Any]:
     config = {
         "model": asdict(setup.model),
-        "train": asdict(setup.train) | {"beta": repr(setup.train.beta)},
+        "train": setup.train.described(),
         "binarisation": setup.binarisation,
         "images": setup.images,
     }
@@ -183,14 +184,33 @@ def _finished(experiment: str, method: str, seed: int, results: Path) -> bool:
     if not file.is_file():
         return False
     setup, found = find(experiment, method), json.loads(file.read_bytes())["config"]
+    wanted = _config(setup)
     defaults = _config(Experiment(VAEConfig(), TrainConfig(epochs=1), setup.binarisation))
+    found["train"] = _with_objective(found["train"])
     for part in ("model", "train"):  # an option that came later had its default, which changes nothing
         found[part] = defaults[part] | found[part]
-    if found != _config(setup):
+    if found != wanted:
         raise ValueError(
             f"{file} has other settings than {experiment} {method} has now. Use another folder, or delete it"
         )
     return True
+
+
+def _with_objective(train: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which the objective is a value, from results of when it was five options."""
+    if "objective" in train:
+        return train
+    options = {"samples": 1, "avo_share": 0.0, "attach_features": False, "attach_decoder": False}
+    old = options | train
+    also = tuple(part for part in ("decoder", "features") if old[f"attach_{part}"])
+    objective: Any = ELBO()
+    if old["samples"] > 1:
+        objective = IWAE(old["samples"])
+    elif old["avo_share"]:
+        objective = AVO(old["avo_share"], also)
+    config = TrainConfig(epochs=1, objective=objective).described()["objective"]
+    kept = {key: value for key, value in train.items() if key not in options}
+    return kept | {"objective": json.loads(json.dumps(config))}
 
 
 def _attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:

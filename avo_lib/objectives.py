@@ -1,14 +1,42 @@
-"""What is maximised: the ELBO, IWAE, AVO and its loss-calibrated mixture with the ELBO."""
+"""What is maximised: as functions of a trajectory, and as values that draw from a model.
+
+``elbo``, ``iwae`` and ``avo`` turn a trajectory into nats. :class:`ELBO`, :class:`IWAE` and :class:`AVO` are what a
+training loop is given: they draw from any model with ``chain(x)``, and say which of its parts learn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from avo_lib.chain import Trajectory
+from avo_lib.chain import Chain, Held, Trajectory
 from avo_lib.numerics import log_mean_exp
+from avo_lib.paths import AmortisedPath
+
+Source = torch.Generator | None
+ALSO = ("decoder", "features", "proposal")
+
+
+class Model(Protocol):
+    """What an objective asks of a model."""
+
+    def chain(self, x: Tensor) -> Chain:
+        """The chain that approximates the posteriors of data ``(images, ...)``."""
+        ...
+
+
+class Objective(Protocol):
+    """What a training loop maximises."""
+
+    def __call__(
+        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draws of the objective in nats, one for each datum, ``(images,)``."""
+        ...
 
 
 def elbo(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
@@ -40,7 +68,7 @@ def iwae(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
     return log_mean_exp(trajectory.log_w(beta))
 
 
-def avo(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
+def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) -> Tensor:
     r"""The annealed variational objective, :math:`\sum_t \log v_t` with each :math:`z_{t-1}` held constant.
 
     Step t then fits its own annealed target :math:`f_t` (Huang et al. 2018, arXiv 1809.01818, eq. 4). The value
@@ -48,8 +76,10 @@ def avo(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
     inside the path gets the ELBO's gradient; the proposal gets none, and learns in ELBO steps.
 
     Args:
-        trajectory: Drawn with ``detach=True``, of a chain with at least one kernel.
+        trajectory: Drawn with ``detach=True``, of a chain with at least one kernel; with ``detach=2`` the proposal and
+            the first kernel learn as one step, whose target is f_1.
         beta: Weight of the Kullback-Leibler part.
+        proposal: Let the proposal learn too, as a step 0 with the target f_0: :math:`-D_{KL}(q_0\|f_0)` joins the sum.
 
     Returns:
         Nats, ``(...)``: in value a draw of the ELBO, in gradient AVO.
@@ -60,7 +90,8 @@ def avo(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
     if not trajectory.detached or not trajectory.log_ratio:
         raise ValueError("AVO needs at least one kernel and a trajectory drawn with chain.sample(detach=True)")
     start = trajectory.path.log_density(0, trajectory.z[0], beta) - beta * trajectory.log_q0
-    return start.detach() + trajectory.log_v(beta).sum(0)
+    learns = proposal or trajectory.detached > 1
+    return (start if learns else start.detach()) + trajectory.log_v(beta).sum(0)
 
 
 def calibrated_avo(
@@ -68,7 +99,7 @@ def calibrated_avo(
     avo_share: float,
     beta: float = 1.0,
     *,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
 ) -> Tensor:
     """Loss-calibrated AVO: with probability ``avo_share`` an AVO step, else an ELBO step (Huang et al. 2018).
 
@@ -86,9 +117,149 @@ def calibrated_avo(
     Raises:
         ValueError: If ``avo_share`` is no probability.
     """
-    if not 0 <= avo_share <= 1:
-        raise ValueError(f"avo_share is a probability, between 0 and 1, not {avo_share}")
+    _check_share(avo_share)
+    return avo(draw(True), beta) if _toss(avo_share, generator) else elbo(draw(False), beta)
+
+
+@dataclass(frozen=True)
+class ELBO:
+    """The evidence lower bound; every part of the model learns."""
+
+    def __call__(
+        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """See :class:`Objective`."""
+        return elbo(model.chain(x).sample(generator=generator), beta)
+
+
+@dataclass(frozen=True)
+class IWAE:
+    """The importance-weighted bound (Burda et al. 2016, arXiv 1509.00519); every part of the model learns.
+
+    Attributes:
+        samples: K.
+    """
+
+    samples: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse a bound of no samples."""
+        if self.samples < 1:
+            raise ValueError(f"IWAE needs at least one sample, not {self.samples}")
+
+    def __call__(
+        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """See :class:`Objective`."""
+        return iwae(model.chain(x).sample((self.samples,), generator=generator), beta)
+
+
+@dataclass(frozen=True)
+class AVO:
+    """Loss-calibrated AVO: with probability ``share`` an annealed step, else one of the ELBO (Huang et al. 2018).
+
+    In an annealed step the kernels learn, each from its own target, and the decoder from the last one. What else does
+    the paper leaves open; ``also`` and ``joint`` are the other readings. An ELBO step trains everything.
+
+    Attributes:
+        share: The paper's a; one coin for a mini-batch.
+        also: What learns besides: ``"proposal"`` from f_0 (and the encoder through it), ``"features"`` (the encoder,
+            through what the kernels see of it), ``"decoder"`` from every annealed target.
+        joint: Let the proposal and the first kernel learn as one step, from f_1.
+    """
+
+    share: float = 0.2
+    also: tuple[str, ...] = ()
+    joint: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is no probability, and parts that do not exist."""
+        _check_share(self.share)
+        if not set(self.also) <= set(ALSO) or self.also != tuple(sorted(set(self.also))):
+            raise ValueError(f"also names some of {ALSO}, in that order and once each, not {self.also}")
+        if self.joint and "proposal" in self.also:
+            raise ValueError("the proposal learns from f_0 (also) or from f_1 (joint), not from both")
+
+    def __call__(
+        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """See :class:`Objective`."""
+        annealed, chain = _toss(self.share, generator), model.chain(x)
+        if not annealed:
+            return elbo(chain.sample(generator=generator), beta)
+        if chain.context is not None and "features" not in self.also:
+            chain = replace(chain, context=chain.context.detach())
+        if "decoder" in self.also and isinstance(chain.path, AmortisedPath):
+            chain = replace(chain, path=chain.path.attached())
+        trajectory = chain.sample(detach=2 if self.joint else 1, generator=generator)
+        return avo(trajectory, beta, proposal="proposal" in self.also)
+
+
+@dataclass(frozen=True)
+class RestingEncoder:
+    """The ELBO, of which a random share of the steps leaves the encoder alone: a placebo for AVO.
+
+    AVO's steps do not train the encoder either; what it loses by that alone is not the merit of annealed targets.
+
+    Attributes:
+        share: Probability that a mini-batch holds proposal and features constant.
+    """
+
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is no probability."""
+        _check_share(self.share)
+
+    def __call__(
+        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """See :class:`Objective`."""
+        rests, chain = _toss(self.share, generator), model.chain(x)
+        if rests:
+            context = None if chain.context is None else chain.context.detach()
+            chain = replace(chain, proposal=Held(chain.proposal), context=context)
+        return elbo(chain.sample(generator=generator), beta)
+
+
+@dataclass(frozen=True)
+class NoisyEncoder:
+    """The ELBO of a model whose encoder sees a noisy image: inference is regularised, the likelihood is not.
+
+    After Shu et al. 2018 (arXiv 1805.08913). The model's ``chain`` takes the noisy image as ``seen``.
+
+    Attributes:
+        std: Standard deviation of Gaussian noise on every pixel.
+        flips: Probability that a binary pixel is flipped.
+    """
+
+    std: float = 0.0
+    flips: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse noise that is none."""
+        if not (self.std >= 0 and 0 <= self.flips < 1 and self.std + self.flips > 0):
+            raise ValueError(f"need std >= 0 and 0 <= flips < 1, not both 0, got {self.std} and {self.flips}")
+
+    def __call__(self, model: Any, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
+        """See :class:`Objective`."""
+        seen = x
+        if self.flips:
+            seen = torch.where(_like(torch.rand, x, generator) < self.flips, 1 - x, x)
+        if self.std:
+            seen = seen + self.std * _like(torch.randn, x, generator)
+        return elbo(model.chain(x, seen=seen).sample(generator=generator), beta)
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"a share is a probability, between 0 and 1, not {share}")
+
+
+def _toss(share: float, generator: Source) -> bool:
     device = "cpu" if generator is None else generator.device
-    if torch.rand((), generator=generator, device=device).item() < avo_share:
-        return avo(draw(True), beta)
-    return elbo(draw(False), beta)
+    return torch.rand((), generator=generator, device=device).item() < share
+
+
+def _like(draw: Callable[..., Tensor], x: Tensor, generator: Source) -> Tensor:
+    return draw(x.shape, generator=generator, dtype=x.dtype, device=x.device)

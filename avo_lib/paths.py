@@ -99,6 +99,10 @@ class AmortisedPath:
         self.log_prior, self.log_likelihood = log_prior, log_likelihood
         self.log_likelihood_frozen, self.alphas = log_likelihood_frozen, _check_alphas(alphas)
 
+    def attached(self) -> AmortisedPath:
+        """The same path, but the model learns from every target on it."""
+        return AmortisedPath(self.log_prior, self.log_likelihood, self.log_likelihood, self.alphas)
+
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Beta log p(z) + alpha_t log p(x|z) in nats."""
         log_prior = beta * self.log_prior(z)
@@ -199,4 +203,20 @@ class Cyclical:
         return min(1.0, (step % self.period) / (self.ramp * self.period))
 
 
-BetaSchedule = Constant | WarmUp | Cyclical
+@dataclass(frozen=True)
+class Scaled:
+    """A schedule times a factor: what ends at 1 ends at ``factor``, and trains another model than the ELBO does.
+
+    >>> Scaled(WarmUp(start=0.2, rate=0.1), 1.25)(100)
+    1.25
+    """
+
+    schedule: Constant | WarmUp | Cyclical
+    factor: float
+
+    def __call__(self, step: int) -> float:
+        """Beta at a step."""
+        return self.factor * self.schedule(step)
+
+
+BetaSchedule = Constant | WarmUp | Cyclical | Scaled

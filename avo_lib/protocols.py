@@ -10,7 +10,8 @@ import torch
 
 from avo_lib.data import MNIST, load_mnist
 from avo_lib.models.vae import VAE, VAEConfig
-from avo_lib.paths import Constant, Cyclical, WarmUp
+from avo_lib.objectives import AVO, IWAE, NoisyEncoder, RestingEncoder
+from avo_lib.paths import Constant, Cyclical, Scaled, WarmUp
 from avo_lib.training import TrainConfig
 
 TRAINING_IMAGES = 50_000
@@ -54,11 +55,11 @@ def _methods(base: Experiment, T: int = 5) -> dict[str, Experiment]:
         "vae": base,
         "vae_constant": _train(base, beta=Constant()),
         "vae_cyclical": _train(base, beta=Cyclical(period=math.ceil(steps / 4))),
-        "iwae": _train(base, samples=5),
+        "iwae": _train(base, objective=IWAE(5)),
         "householder": replace(chain, model=replace(chain.model, kernel="householder")),
         "hvi": chain,
-        "avo": _train(chain, avo_share=0.2),
-        "avo_half": _train(chain, avo_share=0.5),
+        "avo": _train(chain, objective=AVO(0.2)),
+        "avo_half": _train(chain, objective=AVO(0.5)),
     }
 
 
@@ -91,14 +92,50 @@ def _search() -> dict[str, Experiment]:
         for name in ("vae", "hvi", "avo")
     }
     leads = {f"{name}_wide": _wide(grid[f"{name}_lr0.0005_warm40"]) for name in ("hvi", "avo")}
-    every_weight = _train(leads["avo_wide"], attach_features=True, attach_decoder=True)  # learns in AVO steps
+    every_weight = _train(leads["avo_wide"], objective=AVO(0.2, also=("decoder", "features")))
     return grid | leads | {"avo_all_wide": every_weight}
+
+
+def _readings(base: Experiment) -> dict[str, Experiment]:
+    """What the paper's AVO might have been, and what might look like it; ``base`` is the plain VAE."""
+    hvi, avo = (_methods(base)[name] for name in ("hvi", "avo"))
+    very_wide = replace(hvi, model=replace(hvi.model, std_init=1.0))
+    warm_up = base.train.beta
+    assert isinstance(warm_up, WarmUp)
+    everything = AVO(0.2, also=("decoder", "features", "proposal"))
+    return {
+        "hvi_wide": _wide(hvi),
+        "avo_wide": _wide(avo),
+        "hvi_resting": _train(hvi, objective=RestingEncoder(0.2)),
+        "avo_proposal": _train(hvi, objective=AVO(0.2, also=("proposal",))),
+        "avo_proposal_features": _train(hvi, objective=AVO(0.2, also=("features", "proposal"))),
+        "avo_joint": _train(hvi, objective=AVO(0.2, joint=True)),
+        "avo_everything": _train(hvi, objective=everything),
+        "avo_everything_wide": _train(_wide(hvi), objective=everything),
+        "avo_everything_very_wide": _train(very_wide, objective=everything),
+        "hvi_very_wide": very_wide,
+        "vae_noise15": _train(base, objective=NoisyEncoder(0.15)),
+        "vae_noise30": _train(base, objective=NoisyEncoder(0.3)),
+        "vae_flips": _train(base, objective=NoisyEncoder(flips=0.05)),
+        "vae_beta125": _train(base, beta=Scaled(warm_up, 1.25)),
+        "vae_beta200": _train(base, beta=Scaled(warm_up, 2.0)),
+    }
+
+
+def _screening() -> dict[str, Experiment]:
+    """A fifth of the paper protocol, which shows overfitting strongly: it chooses what runs at full length."""
+    train = replace(_PAPER.train, epochs=100, beta=WarmUp(0.2, 1.6e-4))  # beta is 1 after 50 epochs of 100 steps
+    base = replace(_PAPER, train=train, images=10_000, samples=None)
+    return _methods(base) | _readings(base)
 
 
 EXPERIMENTS = {
     "report": _methods(_REPORT),
     "report_fixed": _methods(replace(_REPORT, binarisation="fixed")),
-    "paper": _methods(_PAPER) | {f"{name}_wide": _wide(_methods(_PAPER)[name]) for name in ("hvi", "avo")},
+    "paper": _methods(_PAPER)
+    | {f"{name}_wide": _wide(_methods(_PAPER)[name]) for name in ("hvi", "avo")}
+    | _readings(_PAPER),
+    "screening": _screening(),
     "search": _search(),
     "miniature": _methods(_MINIATURE),
 }

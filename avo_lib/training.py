@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from avo_lib.chain import Trajectory
 from avo_lib.checkpoint import Checkpoint, Progress
 from avo_lib.data import MNIST, binarise
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
 from avo_lib.models.vae import VAE
-from avo_lib.objectives import calibrated_avo, elbo, iwae
+from avo_lib.objectives import ELBO, Objective
 from avo_lib.paths import BetaSchedule, Constant
 
 CHECKPOINT_SECONDS = 60.0
@@ -28,17 +28,12 @@ CHECKPOINT_SECONDS = 60.0
 class TrainConfig:
     """How to train: the objective and the optimiser.
 
-    The objective is the ELBO; with ``samples`` > 1 it is IWAE, with ``avo_share`` > 0 loss-calibrated AVO.
-
     Attributes:
         epochs: Passes through the training images.
         batch_size: Images in a mini-batch.
         lr: Adam's learning rate.
         lr_drop: Factor on it for the last fifth of the epochs.
-        samples: K of IWAE.
-        avo_share: Probability a of an AVO step.
-        attach_features: Let AVO steps train the encoder through the features that the kernels see.
-        attach_decoder: Let AVO steps train the decoder on every annealed target, not on the last alone.
+        objective: What is maximised.
         beta: Schedule of the Kullback-Leibler part's weight, by step.
         patience: Stop after so many epochs at beta = 1 without a better validation bound; None never stops.
     """
@@ -47,23 +42,21 @@ class TrainConfig:
     batch_size: int = 64
     lr: float = 1e-3
     lr_drop: float = 0.2
-    samples: int = 1
-    avo_share: float = 0.0
-    attach_features: bool = False
-    attach_decoder: bool = False
+    objective: Objective = ELBO()
     beta: BetaSchedule = Constant()
     patience: int | None = None
 
+    def described(self) -> dict[str, Any]:
+        """The settings as plain values, for results."""
+        objective = {"name": type(self.objective).__name__, **vars(self.objective)}
+        return asdict(self) | {"beta": repr(self.beta), "objective": objective}
+
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        if min(self.epochs, self.batch_size, self.samples) < 1 or self.lr <= 0:
-            raise ValueError("epochs, batch_size and samples must be at least 1 and lr positive")
+        if min(self.epochs, self.batch_size) < 1 or self.lr <= 0:
+            raise ValueError("epochs and batch_size must be at least 1 and lr positive")
         if self.lr_drop <= 0 or (self.patience is not None and self.patience < 1):
             raise ValueError("lr_drop must be positive, and patience at least 1 or None")
-        if not 0 <= self.avo_share <= 1:
-            raise ValueError(f"avo_share is a probability, between 0 and 1, not {self.avo_share}")
-        if self.samples > 1 and self.avo_share > 0:
-            raise ValueError("choose IWAE (samples > 1) or AVO (avo_share > 0), not both")
 
 
 def fit(
@@ -129,8 +122,7 @@ def fit(
             x = train.index_select(0, index)
             if data.dynamic:
                 x = binarise(x, generator=generator)
-            bound = _objective(model, x, config, config.beta(run.step), generator)
-            value = bound.mean()
+            value = config.objective(model, x, beta=config.beta(run.step), generator=generator).mean()
             _check_finite("objective", value.item(), run, folder)
             optimiser.zero_grad()
             (-value).backward()
@@ -153,24 +145,6 @@ def fit(
     model.load_state_dict(run.best_weights)
     model.eval()
     return run
-
-
-def _objective(model: VAE, x: Tensor, config: TrainConfig, beta: float, generator: torch.Generator) -> Tensor:
-    if config.samples > 1:
-        return iwae(model.sample_trajectory(x, (config.samples,), generator=generator), beta)
-    if config.avo_share == 0:
-        return elbo(model.sample_trajectory(x, generator=generator), beta)
-
-    def draw(detach: bool) -> Trajectory:
-        return model.sample_trajectory(
-            x,
-            detach=detach,
-            attach_features=config.attach_features,
-            attach_decoder=config.attach_decoder,
-            generator=generator,
-        )
-
-    return calibrated_avo(draw, config.avo_share, beta, generator=generator)
 
 
 def _check_finite(what: str, value: float, run: Progress, folder: Path | None) -> None:

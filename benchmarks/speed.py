@@ -23,7 +23,7 @@ from avo_lib.data import binarise, default_root, load_mnist
 from avo_lib.evaluation import log_likelihood
 from avo_lib.kernels import GatedKernel
 from avo_lib.models import VAE, VAEConfig
-from avo_lib.objectives import avo, elbo
+from avo_lib.objectives import AVO, ELBO, avo
 from avo_lib.paths import GeometricPath, linear_alphas
 from avo_lib.protocols import find
 from avo_lib.targets import energy
@@ -48,8 +48,7 @@ def training_step(model: VAE, x: Tensor, detach: bool = False) -> Callable[[], o
     optimiser = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
     def step() -> None:
-        trajectory = model.sample_trajectory(x, detach=detach)
-        bound = (avo if detach else elbo)(trajectory).mean()
+        bound = (AVO(1.0) if detach else ELBO())(model, x).mean()
         optimiser.zero_grad()
         (-bound).backward()
         optimiser.step()
@@ -184,7 +183,7 @@ def epochs() -> list[str]:
     def epoch(images: Tensor, dynamic: bool) -> None:
         for index in order.split(batch):
             chosen = images.index_select(0, index)
-            bound = elbo(model.sample_trajectory(binarise(chosen) if dynamic else chosen)).mean()
+            bound = ELBO()(model, binarise(chosen) if dynamic else chosen).mean()
             optimiser.zero_grad()
             (-bound).backward()
             optimiser.step()

@@ -1,13 +1,15 @@
 """What AVO changes, and what it does not: gradients compared under the same noise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from avo_lib.chain import Chain, Gaussian, Trajectory
 from avo_lib.kernels import GatedKernel
 from avo_lib.models import VAE, VAEConfig
-from avo_lib.numerics import log_mean_exp
-from avo_lib.objectives import avo, calibrated_avo, elbo, iwae
+from avo_lib.numerics import log_bernoulli, log_mean_exp, log_normal
+from avo_lib.objectives import AVO, ELBO, IWAE, NoisyEncoder, RestingEncoder, avo, calibrated_avo, elbo, iwae
 from avo_lib.paths import GeometricPath, linear_alphas
 from avo_lib.targets import energy
 
@@ -78,14 +80,23 @@ def test_the_authors_form_has_the_same_gradients(generator):
     assert all(close(of_avo[name], of_theirs[name]) for name in of_avo)
 
 
+def small_vae(T: int = 3, batch_norm: bool = False) -> VAE:
+    return VAE(VAEConfig(pixels=12, hidden=(9, 7), latent=3, T=T, kernel_hidden=5, batch_norm=batch_norm))
+
+
+@pytest.fixture
+def x(generator) -> torch.Tensor:
+    return (torch.rand(16, 12, generator=generator) < 0.4).double()
+
+
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_amortised_avo_does_not_leak(batch_norm, generator):
+def test_amortised_avo_does_not_leak(batch_norm, x):
     """The decoder gets the ELBO's gradient, q_0 none, and with its features detached the encoder none either."""
-    model = VAE(VAEConfig(pixels=12, hidden=(9, 7), latent=3, T=3, kernel_hidden=5, batch_norm=batch_norm))
-    x = (torch.rand(16, 12, generator=generator) < 0.4).double()
-    of_elbo = gradients(model, elbo(model.sample_trajectory(x, generator=seeded())))
-    value = avo(model.sample_trajectory(x, detach=True, generator=seeded()))
-    torch.testing.assert_close(value, elbo(model.sample_trajectory(x, generator=seeded())))
+    model = small_vae(batch_norm=batch_norm)
+    bound = elbo_of(model, x, AVO(1.0))
+    of_elbo = gradients(model, bound)
+    value = AVO(1.0)(model, x, generator=seeded())
+    torch.testing.assert_close(value, bound)
     of_avo = gradients(model, value)
     for name in of_elbo:
         if name.startswith(("encoder", "q0")):
@@ -94,6 +105,129 @@ def test_amortised_avo_does_not_leak(batch_norm, generator):
             assert close(of_elbo[name], of_avo[name]), name
         else:
             assert of_avo[name].abs().sum() > 0 and not close(of_elbo[name], of_avo[name]), name
+
+
+def elbo_of(model, x, objective):
+    """The bound on the noise that an objective of one seed draws: after its coin, if it tosses one."""
+    generator = seeded()
+    if hasattr(objective, "share"):
+        torch.rand((), generator=generator)
+    return elbo(model.chain(x).sample(generator=generator))
+
+
+PARTS = ("encoder", "q0", "decoder", "kernels")
+LEARN = {  # what a step that is surely annealed, or surely at rest, trains
+    ELBO(): PARTS,
+    IWAE(3): PARTS,
+    NoisyEncoder(std=0.3): PARTS,
+    NoisyEncoder(flips=0.1): PARTS,
+    RestingEncoder(1.0): ("decoder", "kernels"),
+    RestingEncoder(0.0): PARTS,
+    AVO(0.0): PARTS,
+    AVO(1.0): ("decoder", "kernels"),
+    AVO(1.0, also=("decoder",)): ("decoder", "kernels"),
+    AVO(1.0, also=("features",)): ("encoder", "decoder", "kernels"),
+    AVO(1.0, also=("proposal",)): PARTS,
+    AVO(1.0, joint=True): PARTS,
+    AVO(1.0, also=("decoder", "features", "proposal")): PARTS,
+}
+
+
+@pytest.mark.parametrize("objective", LEARN, ids=repr)
+def test_each_objective_trains_what_it_says(objective, x):
+    model = small_vae()
+    found = gradients(model, objective(model, x, generator=seeded()))
+    learn = {part for part in PARTS if any(g.abs().sum() > 0 for name, g in found.items() if name.startswith(part))}
+    assert learn == set(LEARN[objective])
+
+
+@pytest.mark.parametrize("objective", [one for one in LEARN if not isinstance(one, (IWAE, NoisyEncoder))], ids=repr)
+def test_the_value_is_the_bound_whatever_learns(objective, x):
+    model = small_vae()
+    torch.testing.assert_close(objective(model, x, generator=seeded()), elbo_of(model, x, objective))
+
+
+def test_the_proposal_learns_from_the_prior(x):
+    """As a step 0 with the target f_0: its gradient is that of −KL(q_0 || p), and no kernel's changes."""
+    model = small_vae()
+    found = gradients(model, AVO(1.0, also=("proposal",))(model, x, generator=seeded()))
+    usual = gradients(model, AVO(1.0)(model, x, generator=seeded()))
+    generator = seeded()
+    torch.rand((), generator=generator)
+    z, log_q0 = model.chain(x).proposal.sample(generator=generator)
+    expected = gradients(model, log_normal(z) - log_q0)
+    for name in found:
+        other = expected[name] if name.startswith(("encoder", "q0")) else usual[name]
+        assert close(found[name], other), name
+
+
+def test_a_joint_first_step_is_a_hierarchy_on_the_first_target(x):
+    """q_0 and q_1 get the gradient of log f_1(z_1) + log r_1/q_1 − log q_0(z_0); later kernels AVO's."""
+    model = small_vae()
+    found = gradients(model, AVO(1.0, joint=True)(model, x, generator=seeded()))
+    usual = gradients(model, AVO(1.0)(model, x, generator=seeded()))
+    generator = seeded()
+    torch.rand((), generator=generator)
+    chain = model.chain(x)
+    chain = replace(chain, context=chain.context.detach())
+    z, log_q0 = chain.proposal.sample(generator=generator)
+    z, log_ratio = chain.kernels[0].forward(z, chain.target(1), chain.context, generator=generator)
+    expected = gradients(model, chain.path.log_density(1, z) + log_ratio - log_q0)
+    for name in found:
+        first = name.startswith(("encoder", "q0", "kernels.0"))
+        if not name.startswith("decoder"):
+            assert close(found[name], expected[name] if first else usual[name]), name
+
+
+def test_the_decoder_learns_from_every_target_if_asked(x):
+    """Its gradient is that of the sum of alpha_t log p(x|z_t), else of log p(x|z_T) alone."""
+    model = small_vae()
+    for also in ((), ("decoder",)):
+        generator = seeded()
+        torch.rand((), generator=generator)
+        zs = model.chain(x).sample(detach=True, generator=generator).z
+        weights = model.alphas if also else (model.alphas == 1).double()
+        each = torch.stack([log_bernoulli(x, model.decode(z.detach())) for z in zs])
+        expected = gradients(model, (weights[:, None] * each).sum(0))
+        found = gradients(model, AVO(1.0, also)(model, x, generator=seeded()))
+        assert all(close(found[name], expected[name]) for name in found if name.startswith("decoder"))
+
+
+def test_noise_reaches_the_encoder_and_not_the_likelihood(x):
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def chain(self, x, *, seen):
+            self.x, self.seen = x, seen
+            return small_vae().chain(x, seen=seen)
+
+    spy = Spy()
+    for objective in (NoisyEncoder(std=0.3), NoisyEncoder(flips=0.25)):
+        objective(spy, x.repeat(500, 1), generator=seeded())
+        noise = spy.seen - spy.x
+        assert torch.equal(spy.x, x.repeat(500, 1))
+        seen.append(noise.std() if objective.std else noise.abs().mean())
+    assert abs(seen[0] - 0.3) < 0.01 and abs(seen[1] - 0.25) < 0.01
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: AVO(1.5), "between 0 and 1"),
+        (lambda: AVO(float("nan")), "between 0 and 1"),
+        (lambda: RestingEncoder(-0.1), "between 0 and 1"),
+        (lambda: AVO(0.2, also=("encoder",)), "also names some of"),
+        (lambda: AVO(0.2, also=("proposal", "decoder")), "in that order"),
+        (lambda: AVO(0.2, also=("proposal",), joint=True), "not from both"),
+        (lambda: IWAE(0), "at least one sample"),
+        (lambda: NoisyEncoder(), "not both 0"),
+        (lambda: NoisyEncoder(std=float("nan")), "std >= 0"),
+        (lambda: NoisyEncoder(flips=1.0), "flips < 1"),
+    ],
+)
+def test_impossible_objectives_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_iwae_of_one_sample_is_the_elbo(generator):

@@ -16,14 +16,15 @@ from avo_lib import training
 from avo_lib.data import MNIST, Split
 from avo_lib.estimate import Estimate
 from avo_lib.models import VAE, VAEConfig
+from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.paths import Constant, Cyclical, WarmUp
 from avo_lib.training import TrainConfig, fit
 
 MODEL = VAEConfig(pixels=12, hidden=(10, 8), latent=3, T=2, kernel_hidden=5)  # with batch norm
 OBJECTIVES = {
     "elbo": TrainConfig(epochs=3, batch_size=16, beta=WarmUp(0.5, 0.05)),
-    "iwae": TrainConfig(epochs=3, batch_size=16, samples=3),
-    "avo": TrainConfig(epochs=3, batch_size=16, avo_share=0.5, beta=WarmUp(0.5, 0.05)),
+    "iwae": TrainConfig(epochs=3, batch_size=16, objective=IWAE(3)),
+    "avo": TrainConfig(epochs=3, batch_size=16, objective=AVO(0.5), beta=WarmUp(0.5, 0.05)),
 }
 BATCHES = 4  # of 16 among 60 images: the last one is smaller
 
@@ -199,7 +200,7 @@ def test_a_seed_is_another_run(uninterrupted):
     [
         ("lr", "0.001", "0.002", {"config": {"lr": 2e-3}}),
         ("beta", "WarmUp", "Constant", {"config": {"beta": Constant()}}),
-        ("avo_share", "0.5", "0.1", {"config": {"avo_share": 0.1}}),
+        ("objective", r"AVO\(share=0.5", r"AVO\(share=0.1", {"config": {"objective": AVO(0.1)}}),
         ("latent", "3", "4", {"model": {"latent": 4}}),
         ("seed", "7", "8", {"seed": 8}),
         ("images", "60", "50", {"images": 50}),
@@ -245,10 +246,10 @@ def test_a_checkpoint_from_before_an_option_had_its_default(tmp_path, uninterrup
         with pytest.raises(PowerCut):
             train(OBJECTIVES["avo"], folder=tmp_path)
     kept = saved(tmp_path)
-    del kept["identity"]["attach_decoder"], kept["identity"]["device"]
+    del kept["identity"]["lr_drop"], kept["identity"]["device"]
     torch.save(kept, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match=r"attach_decoder was False, is True"):
-        train(dataclasses.replace(OBJECTIVES["avo"], attach_decoder=True), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"lr_drop was 0\.2, is 0\.5"):
+        train(dataclasses.replace(OBJECTIVES["avo"], lr_drop=0.5), folder=tmp_path)
     cut_power(10**6)
     assert_same_run(train(OBJECTIVES["avo"], folder=tmp_path), uninterrupted["avo"])
 
@@ -350,10 +351,14 @@ def test_the_learning_rate_drops_for_the_last_fifth(monkeypatch):
     assert seen == pytest.approx([1e-3] * 8 + [1e-4] * 2)
 
 
-def test_the_schedule_of_beta_counts_steps(monkeypatch):
-    seen, real = [], training.elbo
-    monkeypatch.setattr(training, "elbo", lambda trajectory, beta: seen.append(beta) or real(trajectory, beta))
-    train(TrainConfig(epochs=2, batch_size=16, beta=Cyclical(period=4, cycles=2)))
+def test_the_schedule_of_beta_counts_steps():
+    seen = []
+
+    def objective(model, x, *, beta, generator):
+        seen.append(beta)
+        return ELBO()(model, x, beta=beta, generator=generator)
+
+    train(TrainConfig(epochs=2, batch_size=16, beta=Cyclical(period=4, cycles=2), objective=objective))
     assert seen == [0.0, 0.5, 1.0, 1.0] * 2
 
 
@@ -377,13 +382,14 @@ def test_every_image_is_visited_once_an_epoch(monkeypatch):
     marked[:, :6] = (torch.arange(60)[:, None] >> torch.arange(6) & 1).double()  # an image carries its own number
     data = dataclasses.replace(data, train=Split(marked, data.train.labels))
     model, seen = new_model(), []
-    real = model.sample_trajectory
+    real = model.chain
 
-    def sample_trajectory(x, *args, **kwargs):
-        seen.extend((x[:, :6] @ (2.0 ** torch.arange(6))).int().tolist())
-        return real(x, *args, **kwargs)
+    def chain(x):
+        if model.training:
+            seen.extend((x[:, :6] @ (2.0 ** torch.arange(6))).int().tolist())
+        return real(x)
 
-    monkeypatch.setattr(model, "sample_trajectory", sample_trajectory)
+    monkeypatch.setattr(model, "chain", chain)
     fit(model, data, TrainConfig(epochs=2, batch_size=16), device="cpu")
     assert sorted(seen[:60]) == sorted(seen[60:]) == list(range(60))
     assert seen[:60] != seen[60:] and seen[:60] != list(range(60))
@@ -393,8 +399,11 @@ def test_the_curve_holds_the_mean_over_images(monkeypatch):
     """The smaller last batch must not weigh as much as the others."""
     batches = iter([1.0, 1.0, 1.0, 5.0])
     parameter = torch.nn.Parameter(torch.zeros(()))
-    monkeypatch.setattr(training, "_objective", lambda model, x, *_: (next(batches) + 0 * parameter).expand(len(x)))
-    _, run = train(TrainConfig(epochs=1, batch_size=16))
+
+    def objective(model, x, **_):
+        return (next(batches) + 0 * parameter).expand(len(x))
+
+    _, run = train(TrainConfig(epochs=1, batch_size=16, objective=objective))
     assert run.curve[0]["train"] == pytest.approx((48 * 1.0 + 12 * 5.0) / 60)
 
 
@@ -426,12 +435,8 @@ def test_images_of_another_size_are_refused():
     [
         ({"epochs": 0}, "at least 1"),
         ({"batch_size": 0}, "at least 1"),
-        ({"samples": 0}, "at least 1"),
         ({"lr": 0.0}, "lr positive"),
         ({"lr": -1e-3}, "lr positive"),
-        ({"samples": 5, "avo_share": 0.2}, "not both"),
-        ({"avo_share": 1.5}, "avo_share"),
-        ({"avo_share": -0.1}, "avo_share"),
         ({"patience": 0}, "patience"),
         ({"lr_drop": 0.0}, "lr_drop"),
     ],
@@ -459,4 +464,4 @@ def test_impossible_architectures_are_refused(wrong, message):
 def test_avo_without_kernels_is_refused():
     model = new_model(dataclasses.replace(MODEL, T=0))
     with pytest.raises(ValueError, match="at least one kernel"):
-        fit(model, tiny_data(), dataclasses.replace(OBJECTIVES["avo"], avo_share=1.0), device="cpu")
+        fit(model, tiny_data(), dataclasses.replace(OBJECTIVES["avo"], objective=AVO(1.0)), device="cpu")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avo_lib.chain import Chain, Gaussian, Trajectory
+from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel, Householder, Kernel
-from avo_lib.numerics import Noise, check_binary, log_bernoulli, log_normal
+from avo_lib.numerics import check_binary, log_bernoulli, log_normal
 from avo_lib.paths import AmortisedPath, linear_alphas
 
 STD_FLOOR = 1e-4
@@ -96,7 +96,7 @@ class VAE(nn.Module):
         config: The architecture.
 
     >>> model = VAE(VAEConfig(pixels=16, hidden=(8,), latent=2, T=3, batch_norm=False))
-    >>> model.sample_trajectory(torch.ones(5, 16)).log_w().shape
+    >>> model.chain(torch.ones(5, 16)).sample().log_w().shape
     torch.Size([5])
     """
 
@@ -132,14 +132,12 @@ class VAE(nn.Module):
         logits: Tensor = self.decoder(z.reshape(-1, z.shape[-1]))
         return logits.reshape(*z.shape[:-1], -1)
 
-    def chain(self, x: Tensor, *, detach_features: bool = False, attach_decoder: bool = False) -> Chain:
+    def chain(self, x: Tensor, *, seen: Tensor | None = None) -> Chain:
         """The chain that approximates the posterior of x.
 
         Args:
             x: Binary images ``(images, pixels)``.
-            detach_features: Hold the encoder's features constant for the kernels. In AVO steps each kernel learns for
-                its own target; through shared features they would all pull at the encoder.
-            attach_decoder: Let the decoder learn from every annealed target; :class:`AmortisedPath` says why not.
+            seen: What the encoder sees in place of x, of any values; a proposal needs no binary pixels.
 
         Returns:
             The chain.
@@ -150,18 +148,17 @@ class VAE(nn.Module):
         if x.dim() != 2 or x.shape[1] != self.config.pixels:
             raise ValueError(f"expected images of shape (images, {self.config.pixels}), got {tuple(x.shape)}")
         check_binary(x)
-        features = self.encoder(x)
+        features = self.encoder(x if seen is None else seen)
         mean, std = self.q0(features).chunk(2, dim=-1)
-        between = self.decode if attach_decoder else self._decode_frozen
         path = AmortisedPath(
             log_normal,
             lambda z: log_bernoulli(x, self.decode(z)),
-            lambda z: log_bernoulli(x, between(z)),
+            lambda z: log_bernoulli(x, self._decode_frozen(z)),
             self.alphas,
         )
         proposal = Gaussian(mean, functional.softplus(std) + STD_FLOOR)
         kernels: Sequence[Kernel] = list(self.kernels)  # type: ignore[arg-type]
-        return Chain(proposal, kernels, path, features.detach() if detach_features else features)
+        return Chain(proposal, kernels, path, features)
 
     def _decode_frozen(self, z: Tensor) -> Tensor:
         """The decoder with its parameters constant; batch norm normalises but does not record."""
@@ -169,20 +166,6 @@ class VAE(nn.Module):
         constants |= {name: value.clone() for name, value in self.decoder.named_buffers()}
         logits: Tensor = torch.func.functional_call(self.decoder, constants, (z.reshape(-1, z.shape[-1]),))
         return logits.reshape(*z.shape[:-1], -1)
-
-    def sample_trajectory(
-        self,
-        x: Tensor,
-        shape: Sequence[int] = (),
-        *,
-        detach: bool = False,
-        attach_features: bool = False,
-        attach_decoder: bool = False,
-        generator: Noise = None,
-    ) -> Trajectory:
-        """Trajectories for x, with leading axes ``shape``; ``detach`` for an AVO step, its features too unless kept."""
-        chain = self.chain(x, detach_features=detach and not attach_features, attach_decoder=attach_decoder)
-        return chain.sample(shape, detach=detach, generator=generator)
 
     def sample_images(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Pixel probabilities ``(n, pixels)`` of n draws of the prior."""

@@ -50,7 +50,7 @@ class Correct:
         return binarise(grey, generator=noise)
 
     def chain(self, model: VAE, x: Tensor, fixed: bool) -> Chain:
-        return model.chain(x, detach_features=fixed)
+        return held(model.chain(x), fixed)
 
     def path(self, path: AmortisedPath, chain: Chain) -> AmortisedPath:
         return path
@@ -170,6 +170,14 @@ RECIPES: dict[str, type[Correct]] = {
 }
 
 
+def held(chain: Chain, fixed: bool) -> Chain:
+    """With the encoder's features constant for the kernels, if so."""
+    context = chain.context
+    if fixed and context is not None:
+        context = context.detach()
+    return replace(chain, context=context)
+
+
 def grey_chain(model: VAE, seen: Tensor, x: Tensor, fixed: bool) -> Chain:
     """The encoder sees one image; the cross-entropy is that of another."""
     features, net = model.encoder(seen), model.decoder
@@ -186,9 +194,9 @@ def grey_chain(model: VAE, seen: Tensor, x: Tensor, fixed: bool) -> Chain:
 
     parts = log_normal, lambda z: score(model.decode(z)), frozen
     proposal = Gaussian(mean, functional.softplus(std) + STD_FLOOR)
-    features = features.detach() if fixed else features
     path, kernels = AmortisedPath(*parts, model.alphas), list(model.kernels)
-    return Chain(proposal, cast(Any, kernels), path, features)
+    chain = Chain(proposal, cast(Any, kernels), path, features)
+    return held(chain, fixed)
 
 
 def train(
@@ -197,6 +205,7 @@ def train(
     """The model after its last epoch, and its learning curve."""
     setup = find("report", recipe.method)
     config, model, grey = setup.train, setup.build(seed), data.train.images
+    share = getattr(config.objective, "share", 0.0)
     noise, curve, step = Generator().manual_seed(seed), [], 0
     adam = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     steps = epochs * math.ceil(len(grey) / config.batch_size)
@@ -210,7 +219,7 @@ def train(
         for at in recipe.order(len(grey), noise).split(config.batch_size):
             beta = recipe.beta(step / steps)
             x = recipe.pixels(grey[at], noise)
-            coin = torch.rand((), generator=noise).item() < config.avo_share
+            coin = torch.rand((), generator=noise).item() < share
             chain = recipe.chain(model.train(), x, coin)
             if coin:
                 value = recipe.avo_step(chain, beta, noise).mean()
