@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import statistics
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -183,6 +184,24 @@ def test_exercises_have_folded_solutions(path: Path) -> None:
     assert sorted(solutions) == sorted(exercises)
     for label, options in solutions.items():
         assert re.search(r"^:class:.*\bdropdown\b", options, re.MULTILINE), f"solution {label} is not folded"
+
+
+@every_chapter
+def test_visible_code_teaches(path: Path) -> None:
+    """Cells of one idea, in words: what draws, loads or checks is folded."""
+    cells = [cell for cell in code_cells(path) if "hide-input" not in cell.metadata.get("tags", [])]
+    lines = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in cells]
+    assert max(lines) <= 25
+    assert statistics.median(lines) <= 10
+    prose = re.sub(r"<!--.*?-->|\]\([^)]*\)", "", markdown(path))
+    assert len(prose.split()) >= 10 * sum(lines), "at least ten words a line of visible code"
+
+
+@every_notebook
+def test_chapters_run_from_any_folder(path: Path) -> None:
+    """A kernel may start anywhere; ``avo_lib.files.repository`` knows where the results are."""
+    for number, cell in enumerate(code_cells(path)):
+        assert not re.search(r"""["']\.\.?/""", cell.source), f"Cell {number} takes a path from the working directory"
 
 
 @every_notebook
