@@ -129,9 +129,10 @@ class Trajectory:
         reached = self.path.log_ladder(torch.stack(self.z[1:]), beta)
         start = self.path.log_density(0, self.z[0], beta)
         left = torch.cat([start[None], reached[:-1]])
-        if self.detached:
-            free = self.detached - 1
-            left = torch.cat([left[:free], left[free:].detach()])
+        if self.detached > 1:
+            left = torch.cat([left[: self.detached - 1], left[self.detached - 1 :].detach()])
+        elif self.detached:  # even an empty part of the graph would bring zeros, on which Adam moves
+            left = left.detach()
         return reached - left + beta * torch.stack(self.log_ratio)
 
 
