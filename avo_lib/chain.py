@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from avo_lib.kernels import Kernel
-from avo_lib.numerics import LOG_2PI, Noise, log_normal, standard_normal, sum_last
+from avo_lib.numerics import LOG_2PI, Noise, check_axes, log_normal, standard_normal, sum_last
 from avo_lib.paths import LogDensity, Path
 
 
@@ -186,12 +186,13 @@ class Chain:
             The trajectories.
         """
         z, log_q0 = self.proposal.sample(shape, generator=generator)
+        check_axes("the proposal", log_q0, z)
         zs, log_ratios = [z], []
         for t, kernel in enumerate(self.kernels, start=1):
             z_prev = z.detach() if detach and t >= detach else z
             z, log_ratio = kernel.forward(z_prev, self.target(t), self.context, generator=generator)
             zs.append(z)
-            log_ratios.append(log_ratio)
+            log_ratios.append(check_axes(f"kernel {t}", log_ratio, z))
         return Trajectory(tuple(zs), log_q0, tuple(log_ratios), self.path, int(detach))
 
     def sample_reverse(self, z: Tensor, *, generator: Noise = None) -> Trajectory:

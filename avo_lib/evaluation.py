@@ -67,13 +67,23 @@ def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Es
 
     Args:
         chain: As for :func:`ais`.
-        z: Exact draws of f_T ``(samples, ..., dim)``; for a model, the z that x was simulated from.
+        z: Exact draws of f_T ``(samples, ..., dim)``; for a model, the z that x was simulated from, as one sample for
+            each of the data: ``z[None]``.
         generator: Source of the noise.
 
     Returns:
         The estimate of log Z_T, an upper bound in expectation, and the log weights in nats.
+
+    Raises:
+        ValueError: If z lacks the axis of samples, and an average over data would be taken for one over samples.
     """
     with torch.no_grad():
+        axes = chain.proposal.sample((), generator=torch.Generator(z.device))[0].dim()
+        if z.dim() <= axes:
+            raise ValueError(
+                f"z has shape {tuple(z.shape)}, but the chain's own points have {axes} axes: the axis of samples comes "
+                "first, so one draw for each datum is z[None]"
+            )
         log_w = chain.sample_reverse(z, generator=generator).log_w()
     return -_log_z_estimate(-log_w), log_w
 

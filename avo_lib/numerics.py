@@ -93,6 +93,28 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     return functional.logsigmoid((2 * x - 1) * logits).sum(-1)
 
 
+def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
+    """Refuse log densities with an axis too many: ``(n, 1)`` and ``(n,)`` broadcast to ``(n, n)``, in silence.
+
+    Args:
+        what: Where the value comes from, for the message.
+        value: Log densities in nats.
+        z: The points ``(..., dim)`` that they belong to.
+
+    Returns:
+        ``value``.
+
+    Raises:
+        ValueError: If ``value`` has not one axis less than ``z``.
+    """
+    if value.dim() != z.dim() - 1:
+        raise ValueError(
+            f"{what} gives shape {tuple(value.shape)} for points {tuple(z.shape)}: expected one log density for each "
+            "point, without the last axis. A network with one output needs .squeeze(-1)"
+        )
+    return value
+
+
 def check_binary(x: Tensor) -> None:
     """Refuse grey pixels: a Bernoulli likelihood of them is no likelihood, and its nats compare with nothing.
 
@@ -138,6 +160,8 @@ def effective_sample_size(log_w: Tensor, dim: int = 0) -> Tensor:
     >>> round(effective_sample_size(torch.zeros(5)).item(), 3)
     5.0
     """
+    log_w = log_w.double()  # log weights of -1e5 leave single precision no digit behind the point
+    log_w = log_w - log_w.amax(dim, keepdim=True).clamp(min=-1e300)
     return (2 * log_w.logsumexp(dim) - (2 * log_w).logsumexp(dim)).exp()
 
 

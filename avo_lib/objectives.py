@@ -185,6 +185,8 @@ class AVO:
     ) -> Tensor:
         """See :class:`Objective`."""
         annealed, chain = _toss(self.share, generator), model.chain(x)
+        if self.share and not chain.kernels:
+            raise ValueError("AVO needs a model with at least one kernel: set T >= 1")
         if not annealed:
             return elbo(chain.sample(generator=generator), beta)
         if chain.context is not None and "features" not in self.also:

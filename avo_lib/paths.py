@@ -6,12 +6,15 @@ cools). They are different temperatures: the paths here carry both, and say wher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from avo_lib.numerics import check_axes
 
 LogDensity = Callable[[Tensor], Tensor]
 """A log density in nats, possibly unnormalised: points ``(..., dim)`` to ``(...)``."""
@@ -35,6 +38,12 @@ def _check_alphas(alphas: Tensor) -> Tensor:
     if alphas.dim() != 1 or alphas[-1] != 1 or bool((alphas.diff() < 0).any()) or (len(alphas) > 1 and alphas[0] != 0):
         raise ValueError(f"alphas must rise from 0 to 1 along one axis, got {alphas.tolist()}")
     return alphas
+
+
+def _between(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
+    """The mixture of two log densities; where either vanishes it vanishes too, and is not NaN."""
+    outside = (log_f0 == -torch.inf) | (log_fT == -torch.inf)
+    return torch.lerp(log_f0, log_fT, alpha).masked_fill(outside, -torch.inf)
 
 
 class GeometricPath:
@@ -62,18 +71,24 @@ class GeometricPath:
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z) in nats; the ends never multiply an infinite log density by zero."""
         if t == len(self.alphas) - 1:
-            return self.log_fT(z)
+            return self._target(z)
         if t == 0:
-            return self.log_f0(z)
-        return torch.lerp(self.log_f0(z), self.log_fT(z), self.alphas[t].to(z))
+            return self._base(z)
+        return _between(self._base(z), self._target(z), self.alphas[t].to(z))
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T from one call of each end."""
-        last = self.log_fT(zs[-1:])
+        last = self._target(zs[-1:])
         if len(zs) == 1:
             return last
         alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
-        return torch.cat([torch.lerp(self.log_f0(zs[:-1]), self.log_fT(zs[:-1]), alpha), last])
+        return torch.cat([_between(self._base(zs[:-1]), self._target(zs[:-1]), alpha), last])
+
+    def _base(self, z: Tensor) -> Tensor:
+        return check_axes("log_f0", self.log_f0(z), z)
+
+    def _target(self, z: Tensor) -> Tensor:
+        return check_axes("log_fT", self.log_fT(z), z)
 
 
 class AmortisedPath:
@@ -105,17 +120,19 @@ class AmortisedPath:
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Beta log p(z) + alpha_t log p(x|z) in nats."""
-        log_prior = beta * self.log_prior(z)
+        log_prior = beta * check_axes("log_prior", self.log_prior(z), z)
         alpha = self.alphas[t].item()
-        return log_prior if alpha == 0 else log_prior + alpha * self.log_likelihood(z)
+        if alpha == 0:
+            return log_prior
+        return log_prior + alpha * check_axes("log_likelihood", self.log_likelihood(z), z)
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T; one stacked call for all t < T, with the model held constant."""
-        log_likelihood = self.log_likelihood(zs[-1:])
+        log_likelihood = check_axes("log_likelihood", self.log_likelihood(zs[-1:]), zs)
         if len(zs) > 1:
             alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
             log_likelihood = torch.cat([alpha * self.log_likelihood_frozen(zs[:-1]), log_likelihood])
-        return beta * self.log_prior(zs) + log_likelihood
+        return beta * check_axes("log_prior", self.log_prior(zs), zs) + log_likelihood
 
 
 def linear_alphas(T: int) -> Tensor:
@@ -137,9 +154,14 @@ def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
     Returns:
         Alphas ``(T + 1,)``.
 
+    Raises:
+        ValueError: If there is no step, or the sigmoid has no width.
+
     >>> [round(a, 3) for a in sigmoidal_alphas(4).tolist()]
     [0.0, 0.105, 0.5, 0.895, 1.0]
     """
+    if not (T >= 1 and 1e-3 <= sharpness <= 15):  # below, both ends round to a half, and above to 0 and 1
+        raise ValueError(f"need T >= 1 and a sharpness between 0.001 and 15, got T = {T} and {sharpness}")
     s = torch.sigmoid(torch.linspace(-sharpness, sharpness, T + 1))
     return (s - s[0]) / (s[-1] - s[0])
 
@@ -153,6 +175,11 @@ class Constant:
     """
 
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no weight."""
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"beta must be a number of at least 0, not {self.beta}")
 
     def __call__(self, step: int) -> float:
         """Beta at a step."""
@@ -173,6 +200,11 @@ class WarmUp:
 
     start: float
     rate: float
+
+    def __post_init__(self) -> None:
+        """Refuse a beta that does not rise from 0 or more."""
+        if not (0 <= self.start <= 1 and 0 <= self.rate < math.inf):
+            raise ValueError(f"need 0 <= start <= 1 and rate >= 0, got {self.start} and {self.rate}")
 
     def __call__(self, step: int) -> float:
         """Beta at a step."""
@@ -196,6 +228,11 @@ class Cyclical:
     ramp: float = 0.5
     cycles: int = 4
 
+    def __post_init__(self) -> None:
+        """Refuse cycles without steps, or without a rise."""
+        if self.period < 1 or self.cycles < 1 or not 0 < self.ramp <= 1:
+            raise ValueError(f"need period and cycles of at least 1 and 0 < ramp <= 1, got {self}")
+
     def __call__(self, step: int) -> float:
         """Beta at a step."""
         if step >= self.period * self.cycles:
@@ -213,6 +250,11 @@ class Scaled:
 
     schedule: Constant | WarmUp | Cyclical
     factor: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no factor."""
+        if not 0 <= self.factor < math.inf:
+            raise ValueError(f"the factor must be a number of at least 0, not {self.factor}")
 
     def __call__(self, step: int) -> float:
         """Beta at a step."""

@@ -53,9 +53,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        if min(self.epochs, self.batch_size) < 1 or self.lr <= 0:
-            raise ValueError("epochs and batch_size must be at least 1 and lr positive")
-        if self.lr_drop <= 0 or (self.patience is not None and self.patience < 1):
+        if not all(isinstance(n, int) and n >= 1 for n in (self.epochs, self.batch_size)):
+            raise ValueError("epochs and batch_size must be whole numbers of at least 1")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+        if not 0 < self.lr_drop < math.inf or (self.patience is not None and self.patience < 1):
             raise ValueError("lr_drop must be positive, and patience at least 1 or None")
 
 
@@ -91,6 +93,11 @@ def fit(
         ValueError: If the folder holds a run of another configuration, or a last batch of one image meets batch norm.
         OSError: If the folder cannot be written to.
     """
+    if seed < 0 or len(data.train) == 0 or len(data.valid) == 0:
+        raise ValueError(
+            f"need a seed of at least 0 and images to train and to validate on, got seed {seed}, {len(data.train)} and "
+            f"{len(data.valid)} images"
+        )
     if model.config.batch_norm and len(data.train) % config.batch_size == 1:
         raise ValueError(
             f"{len(data.train)} images in batches of {config.batch_size} leave a last batch of one, which batch norm "

@@ -435,8 +435,8 @@ def test_images_of_another_size_are_refused():
     [
         ({"epochs": 0}, "at least 1"),
         ({"batch_size": 0}, "at least 1"),
-        ({"lr": 0.0}, "lr positive"),
-        ({"lr": -1e-3}, "lr positive"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": -1e-3}, "lr must be positive"),
         ({"patience": 0}, "patience"),
         ({"lr_drop": 0.0}, "lr_drop"),
     ],

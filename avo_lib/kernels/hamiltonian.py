@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ def _value_and_gradient(log_f: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = log_f(z)
+        if not value.requires_grad:  # flat wherever it does not vanish
+            return value, torch.zeros_like(z)
         (gradient,) = torch.autograd.grad(value.sum(), z)
     return value.detach(), gradient
 
@@ -44,6 +47,14 @@ class HMC:
     step_size: float
     leapfrog_steps: int = 10
 
+    def __post_init__(self) -> None:
+        """Refuse steps that lead nowhere."""
+        if not 0 < self.step_size < math.inf or self.leapfrog_steps < 1:
+            raise ValueError(
+                f"need a positive step_size and leapfrog_steps of at least 1, got {self.step_size} and "
+                f"{self.leapfrog_steps}"
+            )
+
     def forward(
         self, z_prev: Tensor, log_f: LogDensity, context: Tensor | None = None, *, generator: Noise = None
     ) -> tuple[Tensor, Tensor]:
@@ -63,7 +74,16 @@ class HMC:
 
         Returns:
             The new point ``(..., dim)``, log f(old) − log f(new) ``(...)``, and the acceptance probability ``(...)``.
+
+        Raises:
+            ValueError: If a gradient is asked for through z: accepting and rejecting has none, and what is learned
+                before these steps would follow a false one.
         """
+        if torch.is_grad_enabled() and z.requires_grad:
+            raise ValueError(
+                "HMC passes no gradient on to what comes before it: train without it, sample under torch.no_grad(), or "
+                "detach its first points"
+            )
         log_f_old, gradient = _value_and_gradient(log_f, z)
         momentum = standard_normal(z, generator)
         kinetic_old = 0.5 * sum_last(momentum.square())
@@ -109,13 +129,26 @@ def tune_step_sizes(
 
     Returns:
         T frozen kernels, for f_1 … f_T.
+
+    Raises:
+        ValueError: If a guess is impossible, or so far off that the pilot does not get near the wanted acceptance.
     """
+    if not 0 < acceptance < 1 or adaptations < 1:
+        raise ValueError(f"need 0 < acceptance < 1 and adaptations of at least 1, got {acceptance} and {adaptations}")
     kernels: list[HMC] = []
     kernel, z = HMC(step_size, leapfrog_steps), start()
     for t in range(1, len(path.alphas)):
+        rates = []
         for i in range(adaptations):
             z, _, accepted = kernel.transition(z, lambda z: path.log_density(t, z), generator=generator)  # noqa: B023
+            rates.append(accepted.mean().item())
             factor = 2 ** ((accepted.mean().item() - acceptance) * 2 / (1 + i) ** 0.5)
             kernel = replace(kernel, step_size=kernel.step_size * factor)
+        last = sum(rates[-5:]) / len(rates[-5:])
+        if not abs(last - acceptance) < 0.9 * max(acceptance, 1 - acceptance):
+            raise ValueError(
+                f"at target {t} the pilot chains accept {last:.0%} of their moves, with a step of "
+                f"{kernel.step_size:.3g}: start with another step_size, or give more adaptations"
+            )
         kernels.append(kernel)
     return kernels

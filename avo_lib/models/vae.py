@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -57,6 +58,12 @@ class VAEConfig:
                 raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
         if self.layers == "gated" and self.batch_norm:
             raise ValueError("gated layers are used without batch norm: set batch_norm=False")
+        if min(self.pixels, self.latent, self.kernel_hidden, *self.hidden) < 1:
+            raise ValueError("pixels, latent, kernel_hidden and the widths in hidden must be at least 1")
+        if not 0 < self.std_init < math.inf or not math.isfinite(self.gate_bias):
+            raise ValueError(
+                f"need a positive std_init and a finite gate_bias, got {self.std_init} and {self.gate_bias}"
+            )
         if self.T < 0 or not self.hidden:
             raise ValueError(f"need T >= 0 and at least one hidden layer, got T={self.T} and hidden={self.hidden}")
 

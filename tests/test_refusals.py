@@ -1,0 +1,176 @@
+"""Nothing false in silence: what would give a wrong number, labelled as a bound, is refused or right."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.evaluation import ais, reverse_ais
+from avo_lib.kernels import HMC, GatedKernel, tune_step_sizes
+from avo_lib.models import VAE, VAEConfig
+from avo_lib.numerics import effective_sample_size, log_normal
+from avo_lib.objectives import AVO, elbo
+from avo_lib.paths import (
+    AmortisedPath,
+    Constant,
+    Cyclical,
+    GeometricPath,
+    Scaled,
+    WarmUp,
+    linear_alphas,
+    sigmoidal_alphas,
+)
+from avo_lib.training import TrainConfig
+
+BASE = Gaussian(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+
+
+def network(z: torch.Tensor) -> torch.Tensor:
+    """An energy as users write it: its one output keeps an axis."""
+    return -0.5 * (z - 1).square().sum(-1, keepdim=True)
+
+
+def hmc_chain(log_f0=BASE.log_prob, log_fT=lambda z: log_normal(z, 1.0), steps: int = 2) -> Chain:
+    return Chain(BASE, [HMC(0.5, 3)] * steps, GeometricPath(log_f0, log_fT, linear_alphas(steps)))
+
+
+@pytest.mark.parametrize("ends", [{"log_fT": network}, {"log_f0": network}])
+def test_a_log_density_with_an_axis_too_many_is_refused(ends, generator):
+    with pytest.raises(ValueError, match=r"shape \(300, 1\) for points \(300, 2\).*squeeze"):
+        ais(hmc_chain(**ends), 300, generator=generator)
+    with pytest.raises(ValueError, match="one log density for each point"):
+        hmc_chain(**ends).path.log_ladder(torch.zeros(2, 300, 2))
+
+
+@pytest.mark.parametrize("part", ["prior", "likelihood"])
+def test_a_model_with_an_axis_too_many_is_refused(part, generator):
+    log_prior, log_likelihood = (network if part == name else log_normal for name in ("prior", "likelihood"))
+    path = AmortisedPath(log_prior, log_likelihood, log_likelihood, linear_alphas(1))
+    with pytest.raises(ValueError, match=f"log_{part} gives shape"):
+        Chain(BASE, [GatedKernel(2, 4)], path).sample((5,), generator=generator).log_v()
+
+
+def test_a_proposal_or_kernel_with_an_axis_too_many_is_refused(generator):
+    class Wrong:
+        def sample(self, shape, *, generator):
+            z, log_q = BASE.sample(shape, generator=generator)
+            return z, log_q[..., None]
+
+        def log_prob(self, z):
+            return BASE.log_prob(z)
+
+        def forward(self, z_prev, log_f, context, *, generator):
+            return z_prev, torch.zeros_like(z_prev[..., :1])
+
+    path = GeometricPath(BASE.log_prob, BASE.log_prob, linear_alphas(1))
+    with pytest.raises(ValueError, match="the proposal gives shape"):
+        Chain(Wrong(), [HMC(0.5)], path).sample((5,), generator=generator)
+    with pytest.raises(ValueError, match="kernel 1 gives shape"):
+        Chain(BASE, [Wrong()], path).sample((5,), generator=generator)
+
+
+def test_reverse_chains_do_not_average_over_data(generator):
+    """One exact draw for each of 50 images is one sample of each, not 50 samples of one log Z."""
+    scale = torch.linspace(0.5, 3.0, 50)
+    proposal = Gaussian(torch.zeros(50, 2), torch.ones(50, 2))
+    path = GeometricPath(proposal.log_prob, lambda z: log_normal(z) + scale.log(), linear_alphas(3))
+    chain = Chain(proposal, [HMC(0.5, 3)] * 3, path)
+    z = torch.randn(50, 2, generator=generator)
+    with pytest.raises(ValueError, match=r"z\[None\]"):
+        reverse_ais(chain, z, generator=generator)
+    estimate, log_w = reverse_ais(chain, z[None], generator=generator)
+    assert log_w.shape == (1, 50)
+    assert estimate.value == pytest.approx(scale.log().mean().item(), abs=1e-9)
+
+
+def test_hmc_refuses_to_cut_a_gradient(generator):
+    """N(0, sigma^2) before HMC would learn sigma from the proposal's entropy alone, without end."""
+    log_std = torch.zeros(2, requires_grad=True)
+    path = GeometricPath(BASE.log_prob, lambda z: log_normal(z, 1.0), linear_alphas(3))
+    chain = Chain(Gaussian(torch.zeros(2), log_std.exp()), [HMC(0.5, 3)] * 3, path)
+    with pytest.raises(ValueError, match="HMC passes no gradient on"):
+        elbo(chain.sample((50,), generator=generator))
+    with torch.no_grad():
+        assert elbo(chain.sample((50,), generator=generator)).isfinite().all()
+
+
+def box(z: torch.Tensor) -> torch.Tensor:
+    """A uniform density with hard edges."""
+    return torch.where((z.abs() < 1).all(-1), -2 * math.log(2.0), -torch.inf)
+
+
+@pytest.mark.parametrize("ends", [(BASE.log_prob, box), (box, BASE.log_prob)], ids=["target", "base"])
+def test_a_path_vanishes_where_an_end_does(ends):
+    path = GeometricPath(*ends, linear_alphas(2))
+    z = torch.tensor([[0.5, 0.5], [2.0, 0.0]])
+    inside, outside = path.log_density(1, z).tolist()
+    assert inside == pytest.approx(0.5 * (log_normal(z[0]).item() - 2 * math.log(2.0)))
+    assert outside == -math.inf
+    assert path.log_ladder(torch.stack([z, z]))[0].tolist() == [inside, -math.inf]
+
+
+def test_steps_are_tuned_on_a_bounded_target(generator):
+    """A NaN outside would count as a rejection whatever the step, and make it much too small."""
+    path = GeometricPath(BASE.log_prob, box, linear_alphas(2))
+    start = lambda: 0.5 * torch.randn(500, 2, generator=generator).clamp(-1.9, 1.9)  # noqa: E731
+    first = tune_step_sizes(path, start, leapfrog_steps=3, generator=generator)[0]
+    moved = torch.zeros(500, 2)
+    _, _, accepted = first.transition(moved, lambda z: path.log_density(1, z), generator=generator)
+    assert 0.4 < accepted.mean() < 0.95
+    assert first.step_size > 0.1
+
+
+@pytest.mark.parametrize("guess", [1e6, 0.0, -0.5, math.nan, math.inf])
+def test_a_hopeless_first_step_is_refused(guess, generator):
+    path = hmc_chain().path
+    with pytest.raises(ValueError, match="step"):
+        tune_step_sizes(path, lambda: torch.randn(100, 2, generator=generator), step_size=guess, generator=generator)
+
+
+def test_weights_of_large_magnitude_keep_their_sample_size():
+    log_w = torch.full((100,), -1.2e5, dtype=torch.float32)
+    assert effective_sample_size(log_w).item() == pytest.approx(100, rel=1e-9)
+
+
+def test_avo_without_kernels_is_refused_at_the_first_step(generator):
+    model = VAE(VAEConfig(pixels=4, hidden=(3,), latent=2, batch_norm=False))
+    for share in (1e-9, 1.0):
+        with pytest.raises(ValueError, match="at least one kernel"):
+            AVO(share)(model, torch.ones(2, 4), generator=generator)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: HMC(0.0),
+        lambda: HMC(math.nan),
+        lambda: HMC(0.5, 0),
+        lambda: Constant(math.nan),
+        lambda: Constant(-1.0),
+        lambda: WarmUp(0.2, -1e-4),
+        lambda: WarmUp(math.nan, 1e-4),
+        lambda: Cyclical(10, ramp=0.0),
+        lambda: Cyclical(10, ramp=1.5),
+        lambda: Cyclical(10, ramp=math.nan),
+        lambda: Cyclical(0),
+        lambda: Scaled(Constant(), math.nan),
+        lambda: sigmoidal_alphas(0),
+        lambda: sigmoidal_alphas(5, 0.0),
+        lambda: sigmoidal_alphas(5, math.nan),
+        lambda: VAEConfig(latent=0),
+        lambda: VAEConfig(pixels=0),
+        lambda: VAEConfig(hidden=(300, 0)),
+        lambda: VAEConfig(std_init=0.0),
+        lambda: VAEConfig(std_init=math.nan),
+        lambda: VAEConfig(gate_bias=math.nan),
+        lambda: TrainConfig(epochs=1.5),
+        lambda: TrainConfig(epochs=1, lr=math.nan),
+        lambda: TrainConfig(epochs=1, lr_drop=math.nan),
+    ],
+)
+def test_impossible_settings_are_refused_where_they_are_given(make):
+    with pytest.raises(ValueError):
+        make()
