@@ -16,7 +16,7 @@ $(error Call make in the folder of its Makefile, or with -C)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book lab test check notebooks experiment clean
+.PHONY: help book pdf lab test check notebooks experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ help: ## Show this list
 book: .venv/.installed ## Build the book and say which page to open
 	@$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "Open $(CURDIR)/_build/html/index.html"
+
+pdf: book ## Print the whole book into one PDF, with the Chromium of this machine; a few minutes
+	@$(BIN)/python tools/pdf.py
 
 lab: .venv/.installed ## Open the chapters in JupyterLab, with theorems and references drawn as in the book
 	@$(BIN)/jupyter lab --notebook-dir=book
