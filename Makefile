@@ -39,7 +39,7 @@ check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctes
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy avo_lib
 	@$(BIN)/python tools/notebooks.py check
-	@$(BIN)/pytest --quiet tests avo_lib --ignore tests/book/test_offline.py --ignore tests/book/test_browser.py
+	@$(BIN)/pytest --quiet tests avo_lib $(addprefix --ignore tests/book/test_,offline.py browser.py tips.py pdf.py)
 
 notebooks: .venv/.installed ## Run the notebooks again in place; only one: make notebooks ONLY=book/annealing/avo.ipynb
 	@$(BIN)/python tools/notebooks.py run $(ONLY)
