@@ -16,7 +16,7 @@ $(error Call make in the folder of its Makefile, or with -C)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book lab test check notebooks experiment clean
+.PHONY: help book pdf lab test check notebooks experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ help: ## Show this list
 book: .venv/.installed ## Build the book and say which page to open
 	@$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "Open $(CURDIR)/_build/html/index.html"
+
+pdf: book ## Print the whole book into one PDF, with the Chromium of this machine; a few minutes
+	@$(BIN)/python tools/pdf.py
 
 lab: .venv/.installed ## Open the chapters in JupyterLab, with theorems and references drawn as in the book
 	@$(BIN)/jupyter lab --notebook-dir=book
@@ -36,7 +39,7 @@ check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctes
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy avo_lib
 	@$(BIN)/python tools/notebooks.py check
-	@$(BIN)/pytest --quiet tests avo_lib --ignore tests/book/test_offline.py --ignore tests/book/test_browser.py
+	@$(BIN)/pytest --quiet tests avo_lib $(addprefix --ignore tests/book/test_,offline.py browser.py tips.py pdf.py)
 
 notebooks: .venv/.installed ## Run the notebooks again in place; only one: make notebooks ONLY=book/annealing/avo.ipynb
 	@$(BIN)/python tools/notebooks.py run $(ONLY)

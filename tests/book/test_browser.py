@@ -8,21 +8,13 @@ from typing import Any
 import axe_playwright_python
 import pytest
 import yaml
+from visit import RAW_TEX, Visit
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE_CORE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 SCHEMES = ["light", "dark"]
 WIDTHS = [390, 1440]
-# Which frame is on show: its text, and the picture that the browser really drew.
-VISIBLE_FRAME = """() => {
-  const shown = [...document.querySelectorAll('.avo-frame')].filter(frame => frame.offsetParent !== null);
-  const frame = shown[0], picture = frame.querySelector('img');
-  return {count: shown.length, label: frame.querySelector('figcaption').textContent, alt: picture.alt,
-          source: picture.src, wide: picture.clientWidth / frame.parentElement.clientWidth};
-}"""
 SPOKEN = "document.querySelector('.avo-frames input').getAttribute('aria-valuetext')"
-RAW_TEX = r"""[...document.querySelectorAll('article .math')]
-  .map(formula => formula.textContent).filter(text => /\\[(\[]/.test(text))"""
 # What no reader can see: right of the page, or cut by a box that does not scroll.
 CLIPPED = """() => [...document.querySelectorAll('article :is(mjx-container > svg, table, pre, img)')]
   .filter(thing => {
@@ -56,56 +48,12 @@ AXE = """async only => {
   return found.filter(one => ['serious', 'critical'].includes(one.impact))
     .flatMap(one => one.nodes.slice(0, 3).map(node => `${one.id}: ${node.target} ${node.failureSummary}`));
 }"""
-# The first page only redirects, and a page that has MathJax's script may not have run it yet.
-TYPESET = """async () => {
-    if (document.querySelector('meta[http-equiv="refresh" i]')) return false;
-    if (!document.querySelector('script[src*="tex-svg"]')) return true;
-    return Boolean(await window.MathJax?.startup?.promise?.then(() => true));
-}"""
 
 
 def _documents() -> list[str]:
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
     return [contents["root"], *chapters, "genindex", "prf-prf", "search"]
-
-
-class Visit:
-    """One page, opened from disk, with what it complained about and whom it asked."""
-
-    def __init__(self, browser: Any, path: Path, scheme: str = "light") -> None:
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.route("**/*", self._route)
-        self.page.goto(path.as_uri(), wait_until="load")
-        self.page.wait_for_function(TYPESET)
-
-    def __enter__(self) -> Visit:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
-
-    def _route(self, route: Any) -> None:
-        if route.request.url.startswith(("file:", "data:", "blob:")):
-            route.continue_()
-        else:
-            self.requests.append(route.request.url)
-            route.abort()
-
-    def frame(self) -> dict[str, Any]:
-        """Returns the visible frame of the first widget."""
-        shown: dict[str, Any] = self.page.evaluate(VISIBLE_FRAME)
-        return shown
-
-    def frame_other_than(self, label: str) -> dict[str, Any]:
-        """Waits until another frame shows, and returns it."""
-        self.page.wait_for_function(f"label => ({VISIBLE_FRAME})().label !== label", arg=label, timeout=10_000)
-        return self.frame()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the book's pages need beyond Jupyter Book: sliders, a search, and no script that nobody calls."""
+"""What the pages need beyond Jupyter Book: sliders, a search, links that tell, and no script that nobody calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-from . import frames, search
+from . import code, frames, search, tips
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -15,6 +15,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", _drop_thebe, priority=900)  # when every other extension has connected its own
     app.connect("doctree-read", frames.draw)
     app.connect("build-finished", search.write)
+    app.connect("build-finished", tips.write)
+    app.connect("env-updated", code.pages_to_rewrite)
+    app.connect("doctree-resolved", code.list_uses)
+    app.connect("html-page-context", code.link_code)
     app.connect("html-page-context", _mend_bibliography)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
