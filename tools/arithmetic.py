@@ -221,9 +221,8 @@ def unsteady(runs: Mapping[str, list[Number]]) -> Iterator[str]:
         spread = max(values) - min(values)
         if not step or not spread > 0:
             continue
-        # A number that differs at all, and by more than a tenth of its distance to where the rounding turns.
         to_boundary = min(abs(value / step % 1 - 0.5) * step for value in values)
-        if spread > step / 10 or spread > to_boundary / 10:
+        if spread > step / 10 or spread > to_boundary / 3:
             seen = ", ".join(f"{value:.10g} {name}" for name, value in zip(runs, values, strict=True))
             yield f"{numbers[0].text.strip()} from {numbers[0].source}: {seen}"
 
