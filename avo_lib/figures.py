@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from avo_lib.numerics import symmetric_axis
+
 COLOURS = {  # Okabe and Ito (2008); a method has one colour throughout the book
     "vae": "#0072B2",
     "iwae": "#56B4E9",
@@ -49,7 +51,7 @@ def plane(box: float, points: int = 121) -> Tensor:
     >>> plane(1.0, 3)[0, :, 0].tolist()
     [-1.0, 0.0, 1.0]
     """
-    axis = torch.linspace(-box, box, points)
+    axis = symmetric_axis(box, points)
     z2, z1 = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([z1, z2], -1)
 

@@ -5,10 +5,16 @@ import hashlib
 import pytest
 import torch
 
-# From the longest down to half a minute or so of processor time; notebooks that are not named come next, then the rest.
+# From the longest down, in processor time as measured; notebooks that are not named come next, then the rest.
 LONGEST = (
     "tests/book/test_browser.py",
     "tests/book/test_offline.py",
+    "book/annealing/avo.ipynb",
+    "book/annealing/ais.ipynb",
+    "book/collapse/schedules.ipynb",
+    "book/experiments/mnist.ipynb",
+    "book/experiments/robustness.ipynb",
+    "book/experiments/fixed_pixels.ipynb",
 )
 
 

@@ -14,6 +14,7 @@ from avo_lib.numerics import (
     log_normal,
     standard_normal,
     sum_last,
+    symmetric_axis,
 )
 
 
@@ -125,3 +126,12 @@ def test_one_generator_is_the_only_source(generator):
 def test_another_number_of_generators_is_refused(shape):
     with pytest.raises(ValueError, match=r"3 generators for a tensor of shape .* axis -2 must match"):
         standard_normal(torch.zeros(shape), seeded(range(3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_axis_is_its_own_mirror_image(dtype):
+    for box in (3.0, 4.5, 14.0):
+        for points in (81, 101, 401):
+            axis = symmetric_axis(box, points, dtype=dtype)
+            assert torch.equal(axis, -axis.flip(0))
+            torch.testing.assert_close(axis, torch.linspace(-box, box, points, dtype=dtype))

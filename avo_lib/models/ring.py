@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel
-from avo_lib.numerics import LOG_2PI, log_normal
+from avo_lib.numerics import LOG_2PI, log_normal, symmetric_axis
 from avo_lib.objectives import calibrated_avo, elbo, iwae
 from avo_lib.paths import AmortisedPath, linear_alphas
 
@@ -92,7 +92,7 @@ def simulate(shape: Sequence[int], std: Tensor | float, *, generator: torch.Gene
 
 def line(points: int = 3201, box: float = 8.0) -> Tensor:
     """Equally spaced latents from −box to box, ``(points, 1)``, in float64."""
-    return torch.linspace(-box, box, points, dtype=torch.float64)[:, None]
+    return symmetric_axis(box, points, dtype=torch.float64)[:, None]
 
 
 def posterior(x: Tensor, z: Tensor, std: Tensor | float) -> tuple[Tensor, Tensor]:
