@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 import avo_lib
-from avo_lib.files import CLONE
+from avo_lib.files import CLONE, repository, write_atomically
 
 RESULTS = (CLONE or Path()) / "results"
 TEST = [f"test.{name}" for name in ("elbo", "kl", "nll", "stderr", "samples", "ess")]
@@ -73,3 +74,37 @@ def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
         }
     )
     return frame.reset_index()
+
+
+def committed(name: str, live: pd.DataFrame, *, within: float | pd.Series | pd.DataFrame) -> pd.DataFrame:
+    """The numbers of the run that the repository keeps, after checking that this run agrees with them.
+
+    Chains that accept or reject, and training, amplify the last bit of a sum: on another processor the second digit
+    differs. So a chapter shows the numbers of one run, and every later run has to agree with them within their noise.
+
+    Args:
+        name: ``<chapter>/<what>``, for ``results/chapters/<chapter>/<what>.json``; three folders deep, apart from the
+            results of models. A file that is missing is written from the live numbers: delete it to renew it.
+        live: This run's numbers.
+        within: The largest difference allowed: one number, one for each column, or a table of the same shape.
+
+    Raises:
+        AssertionError: If a number differs by more, or the rows or columns are others; the message says which.
+    """
+    file = repository("results") / "chapters" / f"{name}.json"
+    if not file.exists():
+        write_atomically(file, f"{json.dumps(live.to_dict('tight'))}\n".encode())
+    kept = pd.DataFrame.from_dict(json.loads(file.read_bytes()), orient="tight")
+    if not (live.index.equals(kept.index) and live.columns.equals(kept.columns)):
+        raise AssertionError(f"{file} has other rows or columns than this run. Delete it to renew it")
+    rows, columns = live.index.tolist(), live.columns.tolist()
+    allowed = pd.DataFrame(0.0, live.index, live.columns) + within
+    agree = ((live - kept).abs() <= allowed) | (live.isna() & kept.isna())
+    here, there, limit = (frame.to_numpy() for frame in (live, kept, allowed))
+    if differ := [
+        f"row {rows[i]!r}, column {columns[j]!r}: {here[i, j]} here, {there[i, j]} committed, which may differ by "
+        f"{limit[i, j]:.2g}"
+        for i, j in np.argwhere(~agree.to_numpy())
+    ]:
+        raise AssertionError("\n".join([f"this run does not agree with {file}", *differ]))
+    return kept

@@ -4,9 +4,10 @@ import json
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from avo_lib.results import load_results, result_file, table
+from avo_lib.results import committed, load_results, result_file, table
 
 
 def write(folder: Path, method: str, seed: int, nll: float, *, epochs: int = 2) -> None:
@@ -63,3 +64,49 @@ def test_experiments_are_kept_apart(tmp_path):
     other = json.loads(result_file("toy", "avo", 0, tmp_path).read_text()) | {"experiment": "other"}
     (tmp_path / "other" / "avo-seed0.json").write_text(json.dumps(other))
     assert list(table(load_results(tmp_path))["experiment"]) == ["other", "toy"]
+
+
+# --- what a chapter shows
+
+LIVE = pd.DataFrame({"value": [1 / 3, math.nan], "draws": [7, 8]}, index=pd.Index([0.1, 2.0], name="rate"))
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    monkeypatch.setattr("avo_lib.files.CLONE", tmp_path)
+    (tmp_path / "results").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("live", [LIVE, LIVE.T, LIVE.agg(["mean", "sem"]), LIVE.groupby("rate").agg(["min", "max"])])
+def test_a_missing_file_is_written_and_read_to_the_last_bit(live, clone):
+    for _ in range(2):
+        pd.testing.assert_frame_equal(committed("toy/rates", live, within=0), live, check_exact=True)
+    assert [file.relative_to(clone).as_posix() for file in clone.rglob("*.json")] == ["results/chapters/toy/rates.json"]
+    assert load_results(clone / "results") == []
+
+
+@pytest.mark.parametrize(
+    "within", [0.1, pd.Series({"value": 0.1, "draws": 0}), pd.DataFrame({"value": 0.1, "draws": 0}, LIVE.index)]
+)
+def test_what_agrees_is_shown_as_it_was(within, clone):
+    committed("toy/rates", LIVE, within=0)
+    near, far = (LIVE.replace(1 / 3, 1 / 3 + step) for step in (0.09, 0.11))
+    pd.testing.assert_frame_equal(committed("toy/rates", near, within=within), LIVE)
+    message = r"rates\.json\nrow 0\.1, column 'value': 0\.44\d+ here, 0\.33\d+ committed, which may differ by 0\.1$"
+    with pytest.raises(AssertionError, match=message):
+        committed("toy/rates", far, within=within)
+
+
+@pytest.mark.parametrize("other", [LIVE.fillna(1.0), LIVE + math.nan])
+def test_a_number_and_none_do_not_agree(other, clone):
+    committed("toy/rates", LIVE, within=0)
+    with pytest.raises(AssertionError, match="nan"):
+        committed("toy/rates", other, within=math.inf)
+
+
+@pytest.mark.parametrize("other", [LIVE[::-1], LIVE[["draws", "value"]], LIVE[:1], LIVE.rename(columns={"draws": "n"})])
+def test_other_rows_or_columns_do_not_agree(other, clone):
+    committed("toy/rates", LIVE, within=0)
+    with pytest.raises(AssertionError, match=r"other rows or columns.*Delete it to renew it"):
+        committed("toy/rates", other, within=math.inf)
