@@ -205,7 +205,7 @@ def test_failing_cell_is_named_and_the_file_kept(tmp_path: Path, capsys: pytest.
     [
         (["claim"], ["claim", "hide-input"], True),
         (["hide-input"], ["hide-input"], True),
-        (["nbval-ignore-output"], ["nbval-ignore-output"], False),
+        (["remove-cell"], ["remove-cell"], False),
     ],
 )
 def test_cells_that_check_fold_in_the_book_and_in_jupyterlab(

@@ -205,6 +205,26 @@ def test_chapters_run_from_any_folder(path: Path) -> None:
 
 
 @every_notebook
+def test_every_output_is_compared(path: Path) -> None:
+    """What differs between processors is no output: ``avo_lib.results.committed`` keeps one run's numbers."""
+    for number, cell in enumerate(code_cells(path)):
+        assert not {"nbval-ignore-output", "nbval-skip"} & set(cell.metadata.get("tags", [])), f"Cell {number}"
+        assert not re.search("NBVAL_(IGNORE_OUTPUT|SKIP)", cell.source), f"Cell {number}"
+
+
+def test_committed_numbers_are_those_of_the_chapters() -> None:
+    """A missing file would be written by any run, which then agrees with itself; an orphan would stay for ever."""
+    used = [
+        found
+        for path in NOTEBOOKS
+        for cell in code_cells(path)
+        for found in re.findall(r'committed\(\s*"(.+?)"', cell.source)
+    ]
+    folder = ROOT / "results" / "chapters"
+    assert sorted(used) == sorted(file.relative_to(folder).as_posix()[:-5] for file in folder.rglob("*.json"))
+
+
+@every_notebook
 def test_notebook_is_in_the_normal_form(path: Path) -> None:
     assert not tool.normalise(path, write=False), f"run: python tools/notebooks.py normalise {path.relative_to(ROOT)}"
 
