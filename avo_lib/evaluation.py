@@ -12,7 +12,7 @@ from torch import Tensor
 from avo_lib import estimate
 from avo_lib.chain import Chain, Trajectory
 from avo_lib.estimate import Estimate
-from avo_lib.numerics import Noise, effective_sample_size, log_mean_exp
+from avo_lib.numerics import Noise, check_axes, effective_sample_size, log_mean_exp
 
 BLOCK = 100
 """Samples that share one generator; part of the definition of a result, so no option."""
@@ -54,7 +54,7 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Estimat
     """
     with torch.no_grad():
         z, log_q0 = chain.proposal.sample((samples,), generator=generator)
-        log_w = -log_q0
+        log_w = -check_axes("the proposal", log_q0, z)
         for t, kernel in enumerate(chain.kernels, start=1):
             z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
             log_w = log_w + log_ratio
@@ -67,23 +67,16 @@ def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Es
 
     Args:
         chain: As for :func:`ais`.
-        z: Exact draws of f_T ``(samples, ..., dim)``; for a model, the z that x was simulated from, as one sample for
-            each of the data: ``z[None]``.
+        z: Exact draws of f_T ``(samples, ..., dim)``; for a model, ``z[None]`` of the z that x was simulated from.
         generator: Source of the noise.
 
     Returns:
         The estimate of log Z_T, an upper bound in expectation, and the log weights in nats.
-
-    Raises:
-        ValueError: If z lacks the axis of samples, and an average over data would be taken for one over samples.
     """
     with torch.no_grad():
         axes = chain.proposal.sample((), generator=torch.Generator(z.device))[0].dim()
         if z.dim() <= axes:
-            raise ValueError(
-                f"z has shape {tuple(z.shape)}, but the chain's own points have {axes} axes: the axis of samples comes "
-                "first, so one draw for each datum is z[None]"
-            )
+            raise ValueError(f"z {tuple(z.shape)} lacks the axis of samples; one draw for each datum is z[None]")
         log_w = chain.sample_reverse(z, generator=generator).log_w()
     return -_log_z_estimate(-log_w), log_w
 
@@ -144,9 +137,7 @@ def kl_sandwich(chain: Chain, log_z: float, points: int, samples: int = 100, *, 
 class LatentVariableModel(Protocol):
     """What importance sampling needs of a model."""
 
-    def chain(self, x: Tensor) -> Chain:
-        """The chain that proposes latents for x."""
-        ...
+    def chain(self, x: Tensor) -> Chain: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

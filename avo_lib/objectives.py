@@ -1,19 +1,20 @@
 """What is maximised: as functions of a trajectory, and as values that draw from a model.
 
 ``elbo``, ``iwae`` and ``avo`` turn a trajectory into nats. :class:`ELBO`, :class:`IWAE` and :class:`AVO` are what a
-training loop is given: they draw from any model with ``chain(x)``, and say which of its parts learn.
+training loop is given: they draw from any model with ``chain(x)``, and say which of its parts learn. The module
+``controls`` has what AVO is compared with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from avo_lib.chain import Chain, Held, Trajectory
+from avo_lib.chain import Chain, Trajectory
 from avo_lib.numerics import log_mean_exp
 from avo_lib.paths import AmortisedPath
 
@@ -117,8 +118,8 @@ def calibrated_avo(
     Raises:
         ValueError: If ``avo_share`` is no probability.
     """
-    _check_share(avo_share)
-    return avo(draw(True), beta) if _toss(avo_share, generator) else elbo(draw(False), beta)
+    check_share(avo_share)
+    return avo(draw(True), beta) if toss(avo_share, generator) else elbo(draw(False), beta)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class AVO:
 
     def __post_init__(self) -> None:
         """Refuse a share that is no probability, and parts that do not exist."""
-        _check_share(self.share)
+        check_share(self.share)
         if not set(self.also) <= set(ALSO) or self.also != tuple(sorted(set(self.also))):
             raise ValueError(f"also names some of {ALSO}, in that order and once each, not {self.also}")
         if self.joint and "proposal" in self.also:
@@ -184,7 +185,7 @@ class AVO:
         self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
         """See :class:`Objective`."""
-        annealed, chain = _toss(self.share, generator), model.chain(x)
+        annealed, chain = toss(self.share, generator), model.chain(x)
         if self.share and not chain.kernels:
             raise ValueError("AVO needs a model with at least one kernel: set T >= 1")
         if not annealed:
@@ -197,71 +198,13 @@ class AVO:
         return avo(trajectory, beta, proposal="proposal" in self.also)
 
 
-@dataclass(frozen=True)
-class RestingEncoder:
-    """The ELBO, of which a random share of the steps leaves the encoder alone: a placebo for AVO.
-
-    AVO's steps do not train the encoder either; what it loses by that alone is not the merit of annealed targets.
-
-    Attributes:
-        share: Probability that a mini-batch holds proposal and features constant.
-    """
-
-    share: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Refuse a share that is no probability."""
-        _check_share(self.share)
-
-    def __call__(
-        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """See :class:`Objective`."""
-        rests, chain = _toss(self.share, generator), model.chain(x)
-        if rests:
-            context = None if chain.context is None else chain.context.detach()
-            chain = replace(chain, proposal=Held(chain.proposal), context=context)
-        return elbo(chain.sample(generator=generator), beta)
-
-
-@dataclass(frozen=True)
-class NoisyEncoder:
-    """The ELBO of a model whose encoder sees a noisy image: inference is regularised, the likelihood is not.
-
-    After Shu et al. 2018 (arXiv 1805.08913). The model's ``chain`` takes the noisy image as ``seen``.
-
-    Attributes:
-        std: Standard deviation of Gaussian noise on every pixel.
-        flips: Probability that a binary pixel is flipped.
-    """
-
-    std: float = 0.0
-    flips: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse noise that is none."""
-        if not (self.std >= 0 and 0 <= self.flips < 1 and self.std + self.flips > 0):
-            raise ValueError(f"need std >= 0 and 0 <= flips < 1, not both 0, got {self.std} and {self.flips}")
-
-    def __call__(self, model: Any, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
-        """See :class:`Objective`."""
-        seen = x
-        if self.flips:
-            seen = torch.where(_like(torch.rand, x, generator) < self.flips, 1 - x, x)
-        if self.std:
-            seen = seen + self.std * _like(torch.randn, x, generator)
-        return elbo(model.chain(x, seen=seen).sample(generator=generator), beta)
-
-
-def _check_share(share: float) -> None:
+def check_share(share: float) -> None:
+    """Refuse a share that is no probability."""
     if not 0 <= share <= 1:
         raise ValueError(f"a share is a probability, between 0 and 1, not {share}")
 
 
-def _toss(share: float, generator: Source) -> bool:
+def toss(share: float, generator: Source) -> bool:
+    """One coin for a mini-batch: True with probability ``share``."""
     device = "cpu" if generator is None else generator.device
     return torch.rand((), generator=generator, device=device).item() < share
-
-
-def _like(draw: Callable[..., Tensor], x: Tensor, generator: Source) -> Tensor:
-    return draw(x.shape, generator=generator, dtype=x.dtype, device=x.device)

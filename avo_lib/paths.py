@@ -40,6 +40,10 @@ def _check_alphas(alphas: Tensor) -> Tensor:
     return alphas
 
 
+def _checked(what: str, log_density: LogDensity) -> LogDensity:
+    return lambda z: check_axes(what, log_density(z), z)
+
+
 def _between(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
     """The mixture of two log densities; where either vanishes it vanishes too, and is not NaN."""
     outside = (log_f0 == -torch.inf) | (log_fT == -torch.inf)
@@ -55,10 +59,7 @@ class GeometricPath:
     Args:
         log_f0: Log density of the base.
         log_fT: Log density of the target, up to its log Z.
-        alphas: Exponents of the target ``(T + 1,)``, rising from 0 to 1.
-
-    Raises:
-        ValueError: If ``alphas`` does not rise from 0 to 1.
+        alphas: Exponents of the target ``(T + 1,)``; a ValueError unless they rise from 0 to 1.
 
     >>> path = GeometricPath(lambda z: 0 * z[..., 0], lambda z: -z[..., 0].square(), linear_alphas(4))
     >>> path.log_density(2, torch.tensor([[2.0]])).tolist()
@@ -66,29 +67,24 @@ class GeometricPath:
     """
 
     def __init__(self, log_f0: LogDensity, log_fT: LogDensity, alphas: Tensor) -> None:
-        self.log_f0, self.log_fT, self.alphas = log_f0, log_fT, _check_alphas(alphas)
+        self.log_f0, self.log_fT = _checked("log_f0", log_f0), _checked("log_fT", log_fT)
+        self.alphas = _check_alphas(alphas)
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z) in nats; the ends never multiply an infinite log density by zero."""
         if t == len(self.alphas) - 1:
-            return self._target(z)
+            return self.log_fT(z)
         if t == 0:
-            return self._base(z)
-        return _between(self._base(z), self._target(z), self.alphas[t].to(z))
+            return self.log_f0(z)
+        return _between(self.log_f0(z), self.log_fT(z), self.alphas[t].to(z))
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T from one call of each end."""
-        last = self._target(zs[-1:])
+        last = self.log_fT(zs[-1:])
         if len(zs) == 1:
             return last
         alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
-        return torch.cat([_between(self._base(zs[:-1]), self._target(zs[:-1]), alpha), last])
-
-    def _base(self, z: Tensor) -> Tensor:
-        return check_axes("log_f0", self.log_f0(z), z)
-
-    def _target(self, z: Tensor) -> Tensor:
-        return check_axes("log_fT", self.log_fT(z), z)
+        return torch.cat([_between(self.log_f0(zs[:-1]), self.log_fT(zs[:-1]), alpha), last])
 
 
 class AmortisedPath:
@@ -102,17 +98,16 @@ class AmortisedPath:
         log_prior: Log p(z).
         log_likelihood: Log p(x|z) with gradients to the model's parameters.
         log_likelihood_frozen: The same values with the parameters held constant.
-        alphas: Exponents of the likelihood ``(T + 1,)``, rising from 0 to 1.
-
-    Raises:
-        ValueError: If ``alphas`` does not rise from 0 to 1.
+        alphas: Exponents of the likelihood ``(T + 1,)``; a ValueError unless they rise from 0 to 1.
     """
 
     def __init__(
         self, log_prior: LogDensity, log_likelihood: LogDensity, log_likelihood_frozen: LogDensity, alphas: Tensor
     ) -> None:
-        self.log_prior, self.log_likelihood = log_prior, log_likelihood
-        self.log_likelihood_frozen, self.alphas = log_likelihood_frozen, _check_alphas(alphas)
+        self.log_prior = _checked("log_prior", log_prior)
+        self.log_likelihood = _checked("log_likelihood", log_likelihood)
+        self.log_likelihood_frozen = _checked("log_likelihood", log_likelihood_frozen)
+        self.alphas = _check_alphas(alphas)
 
     def attached(self) -> AmortisedPath:
         """The same path, but the model learns from every target on it."""
@@ -120,19 +115,17 @@ class AmortisedPath:
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Beta log p(z) + alpha_t log p(x|z) in nats."""
-        log_prior = beta * check_axes("log_prior", self.log_prior(z), z)
+        log_prior = beta * self.log_prior(z)
         alpha = self.alphas[t].item()
-        if alpha == 0:
-            return log_prior
-        return log_prior + alpha * check_axes("log_likelihood", self.log_likelihood(z), z)
+        return log_prior if alpha == 0 else log_prior + alpha * self.log_likelihood(z)
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T; one stacked call for all t < T, with the model held constant."""
-        log_likelihood = check_axes("log_likelihood", self.log_likelihood(zs[-1:]), zs)
+        log_likelihood = self.log_likelihood(zs[-1:])
         if len(zs) > 1:
             alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
             log_likelihood = torch.cat([alpha * self.log_likelihood_frozen(zs[:-1]), log_likelihood])
-        return beta * check_axes("log_prior", self.log_prior(zs), zs) + log_likelihood
+        return beta * self.log_prior(zs) + log_likelihood
 
 
 def linear_alphas(T: int) -> Tensor:
@@ -145,17 +138,11 @@ def linear_alphas(T: int) -> Tensor:
 
 
 def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
-    """Alphas on a sigmoid from 0 to 1, densest near both ends, as is usual for AIS (Wu et al. 2017, arXiv 1611.04273).
+    """Alphas ``(T + 1,)`` on a sigmoid from 0 to 1, densest near both ends, for AIS (Wu et al. 2017, arXiv 1611.04273).
 
     Args:
         T: The number of steps.
         sharpness: Half the width of the sigmoid's argument; tends to linear as it tends to 0.
-
-    Returns:
-        Alphas ``(T + 1,)``.
-
-    Raises:
-        ValueError: If there is no step, or the sigmoid has no width.
 
     >>> [round(a, 3) for a in sigmoidal_alphas(4).tolist()]
     [0.0, 0.105, 0.5, 0.895, 1.0]
@@ -253,8 +240,7 @@ class Scaled:
 
     def __post_init__(self) -> None:
         """Refuse what is no factor."""
-        if not 0 <= self.factor < math.inf:
-            raise ValueError(f"the factor must be a number of at least 0, not {self.factor}")
+        Constant(self.factor)
 
     def __call__(self, step: int) -> float:
         """Beta at a step."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from avo_lib.controls import NoisyEncoder, RestingEncoder
 from avo_lib.data import MNIST, load_mnist
 from avo_lib.models.vae import VAE, VAEConfig
-from avo_lib.objectives import AVO, IWAE, NoisyEncoder, RestingEncoder
+from avo_lib.objectives import AVO, IWAE
 from avo_lib.paths import Constant, Cyclical, Scaled, WarmUp
 from avo_lib.training import TrainConfig
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from avo_lib.chain import Chain, Gaussian, Trajectory
+from avo_lib.controls import NoisyEncoder, RestingEncoder
 from avo_lib.kernels import GatedKernel
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_bernoulli, log_mean_exp, log_normal
-from avo_lib.objectives import AVO, ELBO, IWAE, NoisyEncoder, RestingEncoder, avo, calibrated_avo, elbo, iwae
+from avo_lib.objectives import AVO, ELBO, IWAE, avo, calibrated_avo, elbo, iwae
 from avo_lib.paths import GeometricPath, linear_alphas
 from avo_lib.targets import energy
 

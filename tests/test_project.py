@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "avo_lib").rglob("*.py"))
 # Imports run downwards: a module may import those before it, and within kernels and models their own siblings.
 ORDER = """
-    files numerics estimate testing targets paths kernels chain objectives evaluation collapse models data checkpoint
-    training results protocols experiments referee toys ring figures explore __main__
+    files numerics estimate testing targets paths kernels chain objectives controls evaluation collapse models data
+    checkpoint training results protocols experiments referee toys ring figures explore __main__
 """.split()
 MAX_LINES = 250
 CONDA_NAMES = {"pytorch-cpu": "torch"}

@@ -1,0 +1,73 @@
+"""Controls for AVO: objectives that share one of its side effects and have no annealed targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avo_lib.chain import Held
+from avo_lib.objectives import Model, Source, check_share, elbo, toss
+
+
+@dataclass(frozen=True)
+class RestingEncoder:
+    """The ELBO, of which a random share of the steps leaves the encoder alone: a placebo for AVO.
+
+    AVO's steps do not train the encoder either; what it loses by that alone is not the merit of annealed targets.
+
+    Attributes:
+        share: Probability that a mini-batch holds proposal and features constant.
+    """
+
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is no probability."""
+        check_share(self.share)
+
+    def __call__(
+        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """See :class:`Objective`."""
+        rests, chain = toss(self.share, generator), model.chain(x)
+        if rests:
+            context = None if chain.context is None else chain.context.detach()
+            chain = replace(chain, proposal=Held(chain.proposal), context=context)
+        return elbo(chain.sample(generator=generator), beta)
+
+
+@dataclass(frozen=True)
+class NoisyEncoder:
+    """The ELBO of a model whose encoder sees a noisy image: inference is regularised, the likelihood is not.
+
+    After Shu et al. 2018 (arXiv 1805.08913). The model's ``chain`` takes the noisy image as ``seen``.
+
+    Attributes:
+        std: Standard deviation of Gaussian noise on every pixel.
+        flips: Probability that a binary pixel is flipped.
+    """
+
+    std: float = 0.0
+    flips: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse noise that is none."""
+        if not (self.std >= 0 and 0 <= self.flips < 1 and self.std + self.flips > 0):
+            raise ValueError(f"need std >= 0 and 0 <= flips < 1, not both 0, got {self.std} and {self.flips}")
+
+    def __call__(self, model: Any, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
+        """See :class:`Objective`."""
+        seen = x
+        if self.flips:
+            seen = torch.where(_like(torch.rand, x, generator) < self.flips, 1 - x, x)
+        if self.std:
+            seen = seen + self.std * _like(torch.randn, x, generator)
+        return elbo(model.chain(x, seen=seen).sample(generator=generator), beta)
+
+
+def _like(draw: Callable[..., Tensor], x: Tensor, generator: Source) -> Tensor:
+    return draw(x.shape, generator=generator, dtype=x.dtype, device=x.device)
