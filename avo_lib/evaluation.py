@@ -39,9 +39,8 @@ class Bracket:
 def ais(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Estimate, Tensor]:
     r"""Annealed importance sampling: log Z_T from below (Neal 2001, arXiv physics/9803008).
 
-    With kernels that leave f_t invariant a chain's increments are Neal's,
-    :math:`\log v_t = \log f_t(z_{t-1}) - \log f_{t-1}(z_{t-1})`. Any chain gives an unbiased weight; this one keeps no
-    trajectory, so its memory does not grow with T.
+    With kernels that leave f_t invariant the increments are :math:`\log v_t = \log f_t(z_{t-1}) - \log f_{t-1}(z_{t-1})`.
+    Any chain gives an unbiased weight. No trajectory is kept: memory does not grow with T.
 
     Args:
         chain: With MCMC kernels of fixed step size, or any others.
@@ -49,8 +48,8 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Estimat
         generator: Source of the noise.
 
     Returns:
-        The estimate of log Z_T, a lower bound in expectation, and the log weights ``(samples,)`` in nats; for a
-        proposal with axes of its own, their mean estimate and ``(samples, ...)``.
+        The estimate of log Z_T, a lower bound, and the log weights ``(samples, ...)`` in nats; over a proposal's own axes
+        the estimate is a mean.
     """
     with torch.no_grad():
         z, log_q0 = chain.proposal.sample((samples,), generator=generator)
@@ -137,7 +136,8 @@ def kl_sandwich(chain: Chain, log_z: float, points: int, samples: int = 100, *, 
 class LatentVariableModel(Protocol):
     """What importance sampling needs of a model."""
 
-    def chain(self, x: Tensor) -> Chain: ...  # noqa: D102
+    def chain(self, x: Tensor) -> Chain:
+        """The chain that proposes latents for x."""
 
 
 @dataclass(frozen=True)
