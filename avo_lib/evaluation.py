@@ -39,7 +39,7 @@ class Bracket:
 def ais(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Estimate, Tensor]:
     r"""Annealed importance sampling: log Z_T from below (Neal 2001, arXiv physics/9803008).
 
-    With kernels that leave f_t invariant the increments are :math:`\log v_t = \log f_t(z_{t-1}) - \log f_{t-1}(z_{t-1})`.
+    If kernels leave f_t invariant, the increments are :math:`\log v_t = \log f_t(z_{t-1}) - \log f_{t-1}(z_{t-1})`.
     Any chain gives an unbiased weight. No trajectory is kept: memory does not grow with T.
 
     Args:
@@ -48,8 +48,8 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Estimat
         generator: Source of the noise.
 
     Returns:
-        The estimate of log Z_T, a lower bound, and the log weights ``(samples, ...)`` in nats; over a proposal's own axes
-        the estimate is a mean.
+        The estimate of log Z_T, a lower bound, and the log weights ``(samples, ...)`` in nats; over a proposal's own
+        axes the estimate is a mean.
     """
     with torch.no_grad():
         z, log_q0 = chain.proposal.sample((samples,), generator=generator)
