@@ -29,9 +29,7 @@ class RestingEncoder:
         """Refuse a share that is no probability."""
         check_share(self.share)
 
-    def __call__(
-        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """See :class:`Objective`."""
         rests, chain = toss(self.share, generator), model.chain(x)
         if rests:

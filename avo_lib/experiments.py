@@ -197,7 +197,7 @@ def _finished(experiment: str, method: str, seed: int, results: Path) -> bool:
 
 
 def _with_objective(train: dict[str, Any]) -> dict[str, Any]:
-    """Settings in which the objective is a value, from results of when it was five options."""
+    """Settings in which the objective is a value, from results of when it was four options."""
     if "objective" in train:
         return train
     options = {"samples": 1, "avo_share": 0.0, "attach_features": False, "attach_decoder": False}

@@ -33,9 +33,7 @@ class Model(Protocol):
 class Objective(Protocol):
     """What a training loop maximises."""
 
-    def __call__(
-        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """Draws of the objective in nats, one for each datum, ``(images,)``."""
         ...
 
@@ -126,9 +124,7 @@ def calibrated_avo(
 class ELBO:
     """The evidence lower bound; every part of the model learns."""
 
-    def __call__(
-        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """See :class:`Objective`."""
         return elbo(model.chain(x).sample(generator=generator), beta)
 
@@ -148,9 +144,7 @@ class IWAE:
         if self.samples < 1:
             raise ValueError(f"IWAE needs at least one sample, not {self.samples}")
 
-    def __call__(
-        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """See :class:`Objective`."""
         return iwae(model.chain(x).sample((self.samples,), generator=generator), beta)
 
@@ -181,9 +175,7 @@ class AVO:
         if self.joint and "proposal" in self.also:
             raise ValueError("the proposal learns from f_0 (also) or from f_1 (joint), not from both")
 
-    def __call__(
-        self, model: Model, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """See :class:`Objective`."""
         annealed, chain = toss(self.share, generator), model.chain(x)
         if self.share and not chain.kernels:
@@ -192,7 +184,9 @@ class AVO:
             return elbo(chain.sample(generator=generator), beta)
         if chain.context is not None and "features" not in self.also:
             chain = replace(chain, context=chain.context.detach())
-        if "decoder" in self.also and isinstance(chain.path, AmortisedPath):
+        if "decoder" in self.also:
+            if not isinstance(chain.path, AmortisedPath):
+                raise ValueError(f"only an AmortisedPath has a decoder to train, not a {type(chain.path).__name__}")
             chain = replace(chain, path=chain.path.attached())
         trajectory = chain.sample(detach=2 if self.joint else 1, generator=generator)
         return avo(trajectory, beta, proposal="proposal" in self.also)

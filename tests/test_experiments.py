@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import avo_lib
-from avo_lib import experiments, protocols
+from avo_lib import experiments, protocols, results
 from avo_lib.data import load_mnist
 from avo_lib.experiments import load_model, log_likelihood_of_test, run, sweep
 from avo_lib.models import VAEConfig
@@ -136,6 +136,16 @@ def test_a_sweep_refuses_results_of_other_settings(folders):
     file.write_text(json.dumps(result))
     with pytest.raises(ValueError, match=r"vae-seed0\.json has other settings than miniature vae has now"):
         sweep("miniature", ["vae"], jobs=1, **folders)
+
+
+@pytest.mark.parametrize("experiment", ["report", "report_fixed", "paper", "search"])
+def test_the_committed_results_have_the_settings_of_today(experiment):
+    """Written when the objective was four options, they are neither run again nor refused."""
+    files = sorted((results.RESULTS / experiment).glob("*.json"))
+    assert files
+    for file in files:
+        method, _, seed = file.stem.rpartition("-seed")
+        assert experiments._finished(experiment, method, int(seed), results.RESULTS), file.name
 
 
 def test_a_result_from_before_an_option_had_its_default(folders, monkeypatch):

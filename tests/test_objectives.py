@@ -196,6 +196,17 @@ def test_the_decoder_learns_from_every_target_if_asked(x):
         assert all(close(found[name], expected[name]) for name in found if name.startswith("decoder"))
 
 
+def test_a_decoder_that_is_not_there_is_not_trained_in_silence(x):
+    chain, _ = toy_chain(2)
+
+    class Toy:
+        def chain(self, x):
+            return chain
+
+    with pytest.raises(ValueError, match="only an AmortisedPath has a decoder to train, not a GeometricPath"):
+        AVO(1.0, also=("decoder",))(Toy(), x, generator=seeded())
+
+
 def test_noise_reaches_the_encoder_and_not_the_likelihood(x):
     seen = []
 

@@ -251,7 +251,7 @@ def test_every_clone_has_the_same_line_ends(tmp_path):
     """Carriage returns kill .ci/run; Git gives them where core.autocrlf is set and .gitattributes says nothing."""
     command = ["git", "-c", "core.autocrlf=true", "checkout-index", f"--prefix={tmp_path}/"]
     files = [".ci/run", "Makefile", "tools/notebooks.py", "data/mnist/SHA256SUMS", "book/conclusion.ipynb"]
-    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
+    if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
+    subprocess.run([*command, *files], cwd=ROOT, check=True)
     assert [name for name in files if b"\r" in (tmp_path / name).read_bytes()] == []
