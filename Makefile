@@ -16,7 +16,7 @@ $(error Call make in the folder of its Makefile, or with -C)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf lab test check notebooks experiment clean
+.PHONY: help book pdf lab test plain check notebooks experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ lab: .venv/.installed ## Open the chapters in JupyterLab, with theorems and refe
 
 test: .venv/.installed ## Run all tests, and every notebook cell against its stored output, one process a core
 	@$(BIN)/pytest --nbval --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+plain: .venv/.installed ## Run the notebooks that compute what they show once more, under the plainest arithmetic of a processor
+	@ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
+	  $(BIN)/pytest --nbval --numprocesses auto --dist loadfile --no-loadscope-reorder \
+	  $(addprefix book/,annealing collapse foundations richer experiments/robustness.ipynb)
 
 check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctests, notebook hygiene
 	@$(BIN)/ruff check .
