@@ -109,6 +109,8 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
         "avo_wide": _wide(avo),
         "hvi_resting": _train(hvi, objective=RestingEncoder(0.2)),
         "avo_proposal": _train(hvi, objective=AVO(0.2, also=("proposal",))),
+        "avo_proposal_half": _train(hvi, objective=AVO(0.5, also=("proposal",))),
+        "avo_proposal_wide": _train(_wide(hvi), objective=AVO(0.2, also=("proposal",))),
         "avo_proposal_features": _train(hvi, objective=AVO(0.2, also=("features", "proposal"))),
         "avo_joint": _train(hvi, objective=AVO(0.2, joint=True)),
         "avo_everything": _train(hvi, objective=everything),
@@ -117,7 +119,9 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
         "hvi_very_wide": very_wide,
         "vae_noise15": _train(base, objective=NoisyEncoder(0.15)),
         "vae_noise30": _train(base, objective=NoisyEncoder(0.3)),
+        "vae_noise50": _train(base, objective=NoisyEncoder(0.5)),
         "vae_flips": _train(base, objective=NoisyEncoder(flips=0.05)),
+        "hvi_noise15": _train(hvi, objective=NoisyEncoder(0.15)),
         "vae_beta125": _train(base, beta=Scaled(warm_up, 1.25)),
         "vae_beta200": _train(base, beta=Scaled(warm_up, 2.0)),
     }
