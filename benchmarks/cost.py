@@ -16,10 +16,10 @@ from collections.abc import Callable
 import torch
 
 from avo_lib.data import binarise
+from avo_lib.experiments.protocols import Experiment, find
+from avo_lib.experiments.results import RESULTS
 from avo_lib.files import write_atomically
 from avo_lib.objectives import AVO
-from avo_lib.protocols import Experiment, find
-from avo_lib.results import RESULTS
 
 METHODS = ("vae", "iwae", "householder", "hvi", "avo")
 ROUNDS, WARM_UP = 60, 5

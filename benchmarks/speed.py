@@ -21,11 +21,11 @@ from torchvision import datasets, transforms
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.data import binarise, default_root, load_mnist
 from avo_lib.evaluation import log_likelihood
+from avo_lib.experiments.protocols import find
 from avo_lib.kernels import GatedKernel
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.objectives import AVO, ELBO, avo
 from avo_lib.paths import GeometricPath, linear_alphas
-from avo_lib.protocols import find
 from avo_lib.targets import energy
 from avo_lib.training import TrainConfig, fit
 
@@ -239,7 +239,7 @@ def evaluation() -> list[str]:
 MEMORY = """
 import sys, torch
 from avo_lib.evaluation import log_likelihood
-from avo_lib.protocols import find
+from avo_lib.experiments.protocols import find
 torch.set_num_threads(1)
 log_likelihood(find("report", "vae").build(0).eval(), (torch.rand(20, 784) < 0.2).float(), int(sys.argv[1]))
 # Not ru_maxrss: a child inherits its parent's. VmHWM is this program's own peak.

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from avo_lib.experiments.energies import ToyConfig, train
 from avo_lib.objectives import avo
-from avo_lib.toys import ToyConfig, train
 
 # Not in the test extra: an optional referee, with a stack of its own (pip install coix; jax and numpyro come with it).
 coix = pytest.importorskip("coix", reason="coix is not installed; with `pip install coix` AVO is compared with its AVO")

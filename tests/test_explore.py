@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avo_lib import figures
-from avo_lib.explore import _page, frame_slider
+from avo_lib.show import figures
+from avo_lib.show.explore import _page, frame_slider
 
 
 def frames(n: int, size: float = 1.0) -> list[Figure]:

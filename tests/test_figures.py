@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 
-from avo_lib.figures import COLOURS, plane, show_contours, show_curves, show_density, show_images, use_style
 from avo_lib.numerics import log_normal
+from avo_lib.show.figures import COLOURS, plane, show_contours, show_curves, show_density, show_images, use_style
 
 CENTRE = torch.tensor([2.0, -1.0])
 

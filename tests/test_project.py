@@ -23,8 +23,13 @@ MODULES = sorted((ROOT / "avo_lib").rglob("*.py"))
 # Imports run downwards: a module may import those before it, and within kernels and models their own siblings.
 ORDER = """
     files numerics estimate testing targets paths kernels chain objectives controls evaluation collapse models data
-    checkpoint training results protocols experiments referee toys ring figures explore __main__
+    checkpoint training
+    experiments.results experiments.protocols experiments.campaign experiments.referee experiments.energies
+    experiments.biased_noise experiments.command_line
+    show.figures show.explore
+    __main__
 """.split()
+ROOMS = ("experiments", "show")
 MAX_LINES = 250
 CONDA_NAMES = {"pytorch-cpu": "torch"}
 DOCUMENTS = [path.name for path in sorted(ROOT.glob("*.md"))]
@@ -131,34 +136,34 @@ def imports(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def unit(module: str) -> str:
-    """The entry of ORDER for a dotted name below avo_lib."""
-    return module.split(".")[1]
+    """The entry of ORDER for a dotted name below avo_lib: of a module, of a package, or of a module in a room."""
+    parts = module.split(".")
+    return ".".join(parts[1:3] if parts[1] in ROOMS else parts[1:2])
 
 
 @every_module
 def test_imports_run_downwards(path):
     relative = path.relative_to(ROOT / "avo_lib")
-    own = relative.parts[0].removesuffix(".py")
-    if own == "__init__":
+    own = unit(".".join(("avo_lib", *relative.with_suffix("").parts)))
+    if own.endswith("__init__"):
         assert not imports(path)
         return
     assert own in ORDER, f"give {own} its place in ORDER, and in the README's map"
     for module, names in imports(path):
-        if module == "avo_lib":
+        if module == "avo_lib" or module.removeprefix("avo_lib.") in ROOMS:
             used = [unit(f"{module}.{one}") for one in names]  # none for the bare `import avo_lib`
         elif module.startswith("avo_lib."):
             used = [unit(module)]
         else:
             continue
         for other in used:
-            inside = other == own and len(relative.parts) > 1
+            inside = other == own in ("kernels", "models")
             assert inside or ORDER.index(other) < ORDER.index(own), f"{own} imports {other}, which stands above it"
 
 
 def test_the_order_has_no_dead_entries():
-    assert set(ORDER) == {path.relative_to(ROOT / "avo_lib").parts[0].removesuffix(".py") for path in MODULES} - {
-        "__init__"
-    }
+    names = {unit(".".join(path.relative_to(ROOT).with_suffix("").parts)) for path in MODULES}
+    assert set(ORDER) == {found for found in names if not found.endswith("__init__")}
 
 
 @every_module
@@ -227,7 +232,11 @@ def test_every_make_command_is_a_target(document):
 
 def commands() -> dict[str, set[str]]:
     """The command line's commands with their options, read from its source."""
-    functions = {node.name: node for node in ast.walk(tree(ROOT / "avo_lib" / "__main__.py")) if is_function(node)}
+    functions = {
+        node.name: node
+        for node in ast.walk(tree(ROOT / "avo_lib" / "experiments" / "command_line.py"))
+        if is_function(node)
+    }
     (table,) = (node for node in ast.walk(functions["main"]) if isinstance(node, ast.Dict))
     pairs = {key.value: functions[value.id] for key, value in zip(table.keys, table.values)}
     return {command: {argument.arg for argument in function.args.args} for command, function in pairs.items()}

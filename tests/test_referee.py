@@ -9,13 +9,13 @@ import torch
 
 from avo_lib.chain import Gaussian
 from avo_lib.evaluation import ais
-from avo_lib.experiments import run
+from avo_lib.experiments.campaign import run
+from avo_lib.experiments.protocols import EXPERIMENTS
+from avo_lib.experiments.referee import RefereeConfig, encoder_chain, referee, referee_file
+from avo_lib.experiments.results import load_results
 from avo_lib.kernels import HMC
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_bernoulli, log_normal
-from avo_lib.protocols import EXPERIMENTS
-from avo_lib.referee import RefereeConfig, encoder_chain, referee, referee_file
-from avo_lib.results import load_results
 
 FEW = RefereeConfig(images=6, simulated=5, chains=4, T=8, leapfrog_steps=2, samples=20)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from avo_lib.results import committed, load_results, result_file, table
+from avo_lib.experiments.results import committed, load_results, result_file, table
 
 
 def write(folder: Path, method: str, seed: int, nll: float, *, epochs: int = 2) -> None:

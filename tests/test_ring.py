@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from avo_lib import __main__ as command_line
-from avo_lib import ring as experiment
+from avo_lib.experiments import biased_noise as experiment
+from avo_lib.experiments import command_line
+from avo_lib.experiments.biased_noise import evaluate, load_ring, log_likelihoods, train
+from avo_lib.experiments.results import load_results
 from avo_lib.models.ring import ETA, METHODS, STD_FLOOR, Ring, RingConfig, line, mean, posterior, simulate
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import avo, elbo
-from avo_lib.results import load_results
-from avo_lib.ring import evaluate, load_ring, log_likelihoods, train
 from avo_lib.testing import assert_mean, assert_unbiased_weights
 
 SMALL = RingConfig("avo", stds=(0.1, 0.2), seeds=2, T=3, samples=7, hidden=5, batch=4, updates=2)

@@ -241,7 +241,9 @@ def test_ci_runs_alike_in_every_shell(shell, tmp_path):
     environment = {**shell, "PATH": f"{stubs}:{os.defpath}", "CDPATH": str(decoy), "MAKEFLAGS": "-n"}
     done = subprocess.run(["bash", ".ci/run"], cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout == "".join(f"{goal} in {root} with flags , CI=true, home \n" for goal in ("book", "test", "plain"))
+    assert done.stdout == "".join(
+        f"{goal} in {root} with flags , CI=true, home \n" for goal in ("book", "test", "plain")
+    )
 
 
 # --- a clone

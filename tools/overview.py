@@ -3,11 +3,11 @@
 import matplotlib.pyplot as plt
 import torch
 
-from avo_lib import figures
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel
 from avo_lib.objectives import avo
 from avo_lib.paths import GeometricPath, linear_alphas
+from avo_lib.show import figures
 from avo_lib.targets import energy
 
 STEPS, UPDATES = 5, 2000

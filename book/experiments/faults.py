@@ -20,12 +20,12 @@ from avo_lib.chain import Chain, Gaussian
 from avo_lib.collapse import active_units
 from avo_lib.data import MNIST, binarise, default_root, load_mnist
 from avo_lib.evaluation import average_bound, log_likelihood
+from avo_lib.experiments.protocols import find
 from avo_lib.files import write_atomically
 from avo_lib.models.vae import STD_FLOOR, VAE
 from avo_lib.numerics import log_bernoulli, log_normal
 from avo_lib.objectives import avo, elbo
 from avo_lib.paths import AmortisedPath, LogDensity, linear_alphas
-from avo_lib.protocols import find
 from torch import Generator, Tensor
 from torch.func import functional_call
 from torch.nn import functional

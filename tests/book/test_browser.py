@@ -58,7 +58,7 @@ def _documents() -> list[str]:
 
 @pytest.fixture(scope="session")
 def widget_pages(pages: list[Path]) -> list[Path]:
-    """Returns the pages with a slider of `avo_lib.explore`."""
+    """Returns the pages with a slider of `avo_lib.show.explore`."""
     found = [page for page in pages if 'class="avo-frames"' in page.read_text(encoding="utf-8")]
     assert found, "no page of the book has a widget"
     return found

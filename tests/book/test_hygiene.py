@@ -206,7 +206,7 @@ def test_chapters_run_from_any_folder(path: Path) -> None:
 
 @every_notebook
 def test_every_output_is_compared(path: Path) -> None:
-    """What differs between processors is no output: ``avo_lib.results.committed`` keeps one run's numbers."""
+    """What differs between processors is no output: ``results.committed`` keeps the numbers of one run."""
     for number, cell in enumerate(code_cells(path)):
         assert not {"nbval-ignore-output", "nbval-skip"} & set(cell.metadata.get("tags", [])), f"Cell {number}"
         assert not re.search("NBVAL_(IGNORE_OUTPUT|SKIP)", cell.source), f"Cell {number}"

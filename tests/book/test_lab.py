@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = "annealing/avo.ipynb"
 LIVE = """
 import matplotlib.pyplot as plt
-from avo_lib.explore import frame_slider
+from avo_lib.show.explore import frame_slider
 
 frames = [plt.figure(figsize=(2, 1)) for _ in range(3)]
 frame_slider(frames, labels=["first", "second", "third"], name="step", alt="Empty")

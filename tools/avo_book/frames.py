@@ -1,4 +1,4 @@
-"""Sliders without a kernel: the stored state of `avo_lib.explore.frame_slider` as plain HTML.
+"""Sliders without a kernel: the stored state of `avo_lib.show.explore.frame_slider` as plain HTML.
 
 A notebook keeps its widgets as ipywidgets saved them, once, and JupyterLab shows them from there. A page needs none
 of ipywidgets' scripts: the frames become figures, of which a reader without JavaScript sees the first, and

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from avo_lib.evaluation import marginal_bounds
+from avo_lib.experiments.results import RESULTS, versions
 from avo_lib.files import write_atomically
 from avo_lib.models.ring import ETA, METHODS, Ring, RingConfig, line, posterior
-from avo_lib.results import RESULTS, versions
 
 CONFIGS = (*(RingConfig(method) for method in METHODS), RingConfig("avo", (0.1,), updates=10_000, lr=1e-3))
 ANGLES = tuple(range(-171, 172, 19))  # degrees around the circle, 0 at the top

@@ -16,14 +16,14 @@ from avo_lib.chain import Chain, Gaussian
 from avo_lib.collapse import active_units
 from avo_lib.estimate import Estimate
 from avo_lib.evaluation import ais, log_likelihood, reverse_ais
-from avo_lib.experiments import EVALUATION_SEED, load_model
+from avo_lib.experiments.campaign import EVALUATION_SEED, load_model
+from avo_lib.experiments.protocols import find
+from avo_lib.experiments.results import RESULTS
 from avo_lib.files import write_atomically
 from avo_lib.kernels import HMC, tune_step_sizes
 from avo_lib.models.vae import VAE
 from avo_lib.numerics import log_mean_exp
 from avo_lib.paths import GeometricPath, sigmoidal_alphas
-from avo_lib.protocols import find
-from avo_lib.results import RESULTS
 
 BLOCK = 25  # images at a time
 PILOT_IMAGES, PILOT_CHAINS, ADAPTATIONS = 20, 2, 3

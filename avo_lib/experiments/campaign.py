@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save
 
 from avo_lib.data import MNIST, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
+from avo_lib.experiments.protocols import EXPERIMENTS, Experiment, find
+from avo_lib.experiments.results import RESULTS, result_file, versions
 from avo_lib.files import CLONE, write_atomically
 from avo_lib.models.vae import VAE, VAEConfig
 from avo_lib.objectives import AVO, ELBO, IWAE
-from avo_lib.protocols import EXPERIMENTS, Experiment, find
-from avo_lib.results import RESULTS, result_file, versions
 from avo_lib.training import TrainConfig, fit
 
 RUNS = (CLONE or Path()) / "runs"

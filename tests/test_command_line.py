@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from avo_lib import __main__ as cli
-from avo_lib import experiments
 from avo_lib.data import DataError
-from avo_lib.protocols import EXPERIMENTS
+from avo_lib.experiments import campaign
+from avo_lib.experiments import command_line as cli
+from avo_lib.experiments.protocols import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -161,13 +161,13 @@ def test_trouble_on_the_way_is_said_in_one_line(trouble, call, monkeypatch):
     def fail(*_, **__):
         raise trouble
 
-    monkeypatch.setattr(experiments, "run", fail)
+    monkeypatch.setattr(campaign, "run", fail)
     status, _, error = call("run", "--experiment", "report", "--method", "vae")
     assert (status, error) == (1, f"error: {trouble}")
 
 
 def test_a_mistake_in_the_library_keeps_its_traceback(call, monkeypatch):
-    monkeypatch.setattr(experiments, "run", None)
+    monkeypatch.setattr(campaign, "run", None)
     with pytest.raises(TypeError):
         call("run", "--experiment", "report", "--method", "vae")
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import avo_lib
-from avo_lib import experiments, protocols, results
 from avo_lib.data import load_mnist
-from avo_lib.experiments import load_model, log_likelihood_of_test, run, sweep
+from avo_lib.experiments import campaign, protocols, results
+from avo_lib.experiments.campaign import load_model, log_likelihood_of_test, run, sweep
+from avo_lib.experiments.protocols import EXPERIMENTS, find
+from avo_lib.experiments.results import load_results, result_file, table
 from avo_lib.models import VAEConfig
 from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.paths import Constant, Cyclical, WarmUp
-from avo_lib.protocols import EXPERIMENTS, find
-from avo_lib.results import load_results, result_file, table
 
 METHODS = ["vae", "vae_constant", "vae_cyclical", "iwae", "householder", "hvi", "avo", "avo_half"]
 KEYS = "experiment method seed config versions seconds epochs best_epoch curve train valid test".split()
@@ -145,7 +145,7 @@ def test_the_committed_results_have_the_settings_of_today(experiment):
     assert files
     for file in files:
         method, _, seed = file.stem.rpartition("-seed")
-        assert experiments._finished(experiment, method, int(seed), results.RESULTS), file.name
+        assert campaign._finished(experiment, method, int(seed), results.RESULTS), file.name
 
 
 def test_a_result_from_before_an_option_had_its_default(folders, monkeypatch):
@@ -170,20 +170,20 @@ def test_a_diverging_run_does_not_stop_the_others(folders, monkeypatch):
             raise FloatingPointError("the objective is nan at step 7")
         done.append(method)
 
-    monkeypatch.setattr(experiments, "run", stub)
+    monkeypatch.setattr(campaign, "run", stub)
     with pytest.raises(FloatingPointError, match="vae seed 0: the objective is nan at step 7"):
         sweep("miniature", ["vae", "avo", "hvi"], jobs=1, **folders)
     assert done == ["avo", "hvi"]
 
 
 def test_a_sweep_without_methods_means_all(folders, monkeypatch):
-    monkeypatch.setattr(experiments, "run", lambda *_, **__: None)
+    monkeypatch.setattr(campaign, "run", lambda *_, **__: None)
     files = sweep("miniature", jobs=1, **folders)
     assert [file.name for file in files] == [f"{method}-seed0.json" for method in METHODS]
 
 
 def test_a_sweep_checks_every_name_first(folders, monkeypatch):
-    monkeypatch.setattr(experiments, "run", None)  # were it called, a TypeError
+    monkeypatch.setattr(campaign, "run", None)  # were it called, a TypeError
     with pytest.raises(ValueError, match="no method 'gan' in miniature; there are vae, vae_constant"):
         sweep("miniature", ["vae", "gan"], jobs=1, **folders)
     with pytest.raises(

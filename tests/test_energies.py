@@ -7,13 +7,12 @@ import math
 import pytest
 import torch
 
-from avo_lib import __main__ as command_line
-from avo_lib import toys
+from avo_lib.experiments import command_line, energies
+from avo_lib.experiments.energies import ToyConfig, evaluate, load_chain, mode_masses, train
+from avo_lib.experiments.results import load_results
 from avo_lib.numerics import log_normal
-from avo_lib.results import load_results
 from avo_lib.targets import GaussianMixture, energy
 from avo_lib.testing import assert_mean
-from avo_lib.toys import ToyConfig, evaluate, load_chain, mode_masses, train
 
 WITHIN = 1 - math.exp(-(2.5**2) / 2)  # of a Gaussian's mass in the plane, up to 2.5 standard deviations
 SMALL = ToyConfig("e", T=2, hidden=4, batch=8, updates=3, seeds=2)
@@ -76,7 +75,7 @@ def test_mode_masses_of_exact_draws(generator):
 def test_with_one_kernel_both_objectives_train_the_same_chain():
     """And with two they do not: the comparison shares weights and noise, and nothing else."""
     for T, equal in ((1, True), (2, False)):
-        chains = [train(dataclasses.replace(SMALL, T=T, objective=name)) for name in toys.OBJECTIVES]
+        chains = [train(dataclasses.replace(SMALL, T=T, objective=name)) for name in energies.OBJECTIVES]
         a, b = (chain.kernels[0].q.hidden.direction for chain in chains)
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) == equal
 
@@ -90,12 +89,12 @@ def test_beta_rises_over_its_share_of_the_updates():
     assert ToyConfig("d").beta()(0) == 1
 
 
-@pytest.mark.parametrize("name", toys.OBJECTIVES)
+@pytest.mark.parametrize("name", energies.OBJECTIVES)
 def test_a_ramp_reaches_the_objective_and_nothing_else(name, monkeypatch):
     """Every update gets its beta, 1 without a ramp; and a fit is judged at beta = 1 whatever the ramp."""
     config, seen = dataclasses.replace(SMALL, objective=name, updates=4), []
-    objective = getattr(toys, name)
-    monkeypatch.setattr(toys, name, lambda draw, beta: seen.append(beta) or objective(draw, beta))
+    objective = getattr(energies, name)
+    monkeypatch.setattr(energies, name, lambda draw, beta: seen.append(beta) or objective(draw, beta))
     plain, ramped = train(config), train(dataclasses.replace(config, ramp=0.5))
     assert seen == pytest.approx([1, 1, 1, 1, 0.01, 0.505, 1, 1])
     assert not torch.equal(plain.kernels[0].q.heads.shift, ramped.kernels[0].q.heads.shift)
@@ -124,14 +123,14 @@ def test_training_leaves_the_global_stream_alone_and_repeats():
 
 
 def test_a_divergence_of_training_is_reported(monkeypatch):
-    monkeypatch.setattr(toys, "elbo", lambda trajectory, beta: trajectory.log_w(beta) / 0)
+    monkeypatch.setattr(energies, "elbo", lambda trajectory, beta: trajectory.log_w(beta) / 0)
     with pytest.raises(FloatingPointError, match="update 0"):
         train(dataclasses.replace(SMALL, objective="elbo"))
 
 
 def test_a_run_is_written_once_and_can_be_loaded(tmp_path, monkeypatch, generator):
-    result = toys.run(SMALL, tmp_path)
-    assert json.loads(toys.toy_file(SMALL, tmp_path).read_bytes()) == result
+    result = energies.run(SMALL, tmp_path)
+    assert json.loads(energies.toy_file(SMALL, tmp_path).read_bytes()) == result
     assert result["config"] == dataclasses.asdict(SMALL) and len(result["seeds"]) == 2
     assert load_results(tmp_path) == []  # these are no results of models, and must not be taken for them
 
@@ -142,18 +141,18 @@ def test_a_run_is_written_once_and_can_be_loaded(tmp_path, monkeypatch, generato
             torch.testing.assert_close(ours[0], theirs[0])
     assert first.sample(generator=generator).log_w().shape == (1, 5)
 
-    monkeypatch.setattr(toys, "train", None)  # a second call must not need it
-    assert toys.run(SMALL, tmp_path) == result
+    monkeypatch.setattr(energies, "train", None)  # a second call must not need it
+    assert energies.run(SMALL, tmp_path) == result
     with pytest.raises(ValueError, match="another configuration"):
-        toys.run(dataclasses.replace(SMALL, updates=4), tmp_path)
-    assert toys.toy_file(dataclasses.replace(SMALL, ramp=0.8)).name == "e-released-avo-ramp0.8.json"
+        energies.run(dataclasses.replace(SMALL, updates=4), tmp_path)
+    assert energies.toy_file(dataclasses.replace(SMALL, ramp=0.8)).name == "e-released-avo-ramp0.8.json"
     with pytest.raises(FileNotFoundError, match=r"python -m avo_lib energies --ramps 0\.8"):
         load_chain(dataclasses.replace(SMALL, ramp=0.8), 5, tmp_path)
 
 
 def test_the_command_line_fits_every_configuration(tmp_path, monkeypatch, capsys):
-    assert len(toys.CONFIGS) == 16 and len({toys.toy_file(config) for config in toys.CONFIGS}) == 16
-    monkeypatch.setattr(toys, "CONFIGS", toys.CONFIGS[2:6])
+    assert len(energies.CONFIGS) == 16 and len({energies.toy_file(config) for config in energies.CONFIGS}) == 16
+    monkeypatch.setattr(energies, "CONFIGS", energies.CONFIGS[2:6])
     command_line.energies((0.0, 0.5), ("released",), updates=1, seeds=1, results=tmp_path)
     assert capsys.readouterr().out.count("KL") == 4
     names = ["b-released-avo-ramp0.5", "b-released-avo", "b-released-elbo-ramp0.5", "b-released-elbo"]

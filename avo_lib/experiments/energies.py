@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import marginal_bounds
+from avo_lib.experiments.results import RESULTS, versions
 from avo_lib.files import write_atomically
 from avo_lib.kernels import GatedKernel
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import avo, elbo
 from avo_lib.paths import BetaSchedule, Constant, GeometricPath, WarmUp, linear_alphas
-from avo_lib.results import RESULTS, versions
 from avo_lib.targets import ENERGIES, energy
 
 OBJECTIVES = ("elbo", "avo")
