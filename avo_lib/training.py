@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from avo_lib.checkpoint import Checkpoint, Progress
-from avo_lib.data import MNIST, binarise
+from avo_lib.checkpoint import Checkpoint, Progress, digest
+from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
-from avo_lib.models.vae import VAE
-from avo_lib.objectives import ELBO, Objective
+from avo_lib.objectives import ELBO, Model, Objective
 from avo_lib.paths import BetaSchedule, Constant
 
 CHECKPOINT_SECONDS = 60.0
@@ -62,8 +61,8 @@ class TrainConfig:
 
 
 def fit(
-    model: VAE,
-    data: MNIST,
+    model: nn.Module,
+    data: Dataset,
     config: TrainConfig,
     *,
     seed: int = 0,
@@ -77,8 +76,8 @@ def fit(
     same call with the same folder goes on where it stopped, and ends bit-identical to a run never interrupted.
 
     Args:
-        model: Trained in place, left in evaluation mode.
-        data: Training and validation images.
+        model: Any module with ``chain(x)``; trained in place, left in evaluation mode.
+        data: Training and validation data.
         config: How to train.
         seed: Of the order, the noise and the coin; the model's own initialisation is the caller's.
         folder: For the checkpoint and the log; None keeps nothing.
@@ -90,7 +89,9 @@ def fit(
 
     Raises:
         FloatingPointError: If the objective is not finite; the last checkpoint stays.
-        ValueError: If the folder holds a run of another configuration, or a last batch of one image meets batch norm.
+        ValueError: If the model refuses the data, the folder holds a run of another configuration or other data, or a
+            last batch of one meets batch norm.
+        TypeError: If the model has no ``chain``.
         OSError: If the folder cannot be written to.
     """
     if seed < 0 or len(data.train) == 0 or len(data.valid) == 0:
@@ -98,24 +99,25 @@ def fit(
             f"need a seed of at least 0 and images to train and to validate on, got seed {seed}, {len(data.train)} and "
             f"{len(data.valid)} images"
         )
-    if model.config.batch_norm and len(data.train) % config.batch_size == 1:
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    _try(model.to(place), data.valid[:1].to(place))
+    if any(isinstance(part, nn.BatchNorm1d) for part in model.modules()) and len(data.train) % config.batch_size == 1:
         raise ValueError(
             f"{len(data.train)} images in batches of {config.batch_size} leave a last batch of one, which batch norm "
             "cannot normalise: choose another batch_size"
         )
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model.to(place)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     generator = torch.Generator(place).manual_seed(seed)
     run = Progress()
     checkpoint = None
     if folder is not None:
-        what = {"seed": seed, "images": len(data.train), "dynamic": data.dynamic}
-        checkpoint = Checkpoint(folder, model, optimiser, generator, run, (config, model.config), **what)
+        what = {"seed": seed, "dynamic": data.dynamic, "data": digest(data.train, data.valid)}
+        configs = (config, *([model.config] if is_dataclass(getattr(model, "config", None)) else []))
+        checkpoint = Checkpoint(folder, model, optimiser, generator, run, configs, **what)
         checkpoint.restore()
         checkpoint.save()  # an unwritable folder fails now, not in an hour
 
-    train, valid = data.train.images.to(place), data.valid.images.to(place)
+    train, valid = data.train.to(place), data.valid.to(place)
     batches = math.ceil(len(train) / config.batch_size)
     bar = tqdm(total=config.epochs * batches, initial=run.step, unit="step", disable=None)
     started = saved = time.monotonic() - run.seconds
@@ -129,7 +131,7 @@ def fit(
             x = train.index_select(0, index)
             if data.dynamic:
                 x = binarise(x, generator=generator)
-            value = config.objective(model, x, beta=config.beta(run.step), generator=generator).mean()
+            value = config.objective(cast(Model, model), x, beta=config.beta(run.step), generator=generator).mean()
             _check_finite("objective", value.item(), run, folder)
             optimiser.zero_grad()
             (-value).backward()
@@ -154,6 +156,14 @@ def fit(
     return run
 
 
+def _try(model: nn.Module, x: Tensor) -> None:
+    """Let a model that does not fit the data say so itself."""
+    if not callable(getattr(model, "chain", None)):
+        raise TypeError(f"only a model with chain(x) can be trained, not {type(model).__name__}")
+    with torch.no_grad():
+        model.eval().chain(x)  # type: ignore[operator]
+
+
 def _check_finite(what: str, value: float, run: Progress, folder: Path | None) -> None:
     if not math.isfinite(value):
         kept = f"the last good checkpoint is in {folder}" if folder else "no checkpoint was asked for"
@@ -161,7 +171,7 @@ def _check_finite(what: str, value: float, run: Progress, folder: Path | None) -
 
 
 def _finish_epoch(
-    model: VAE, run: Progress, config: TrainConfig, images: int, valid: Tensor, seed: int, folder: Path | None
+    model: Any, run: Progress, config: TrainConfig, images: int, valid: Tensor, seed: int, folder: Path | None
 ) -> None:
     """Validate with the same noise every time, note the epoch, keep the best."""
     model.eval()

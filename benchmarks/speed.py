@@ -19,8 +19,9 @@ from torch.nn import functional
 from torchvision import datasets, transforms
 
 from avo_lib.chain import Chain, Gaussian
-from avo_lib.data import binarise, default_root, load_mnist
+from avo_lib.data import binarise
 from avo_lib.evaluation import log_likelihood
+from avo_lib.experiments.mnist import default_root, load_mnist
 from avo_lib.experiments.protocols import find
 from avo_lib.kernels import GatedKernel
 from avo_lib.models import VAE, VAEConfig
@@ -170,7 +171,7 @@ def pythae_epoch(images: Tensor, batch: int) -> Callable[[], object] | None:
 
 def epochs() -> list[str]:
     images, batch, data = 10_000, 64, load_mnist("dynamic").first(10_000)
-    x = data.train.images
+    x = data.train
     order, binary = torch.randperm(images), binarise(x)
 
     def pipeline() -> None:
@@ -210,7 +211,7 @@ def epochs() -> list[str]:
 
 
 def evaluation() -> list[str]:
-    x, samples = load_mnist("fixed").test.images[:10], 500
+    x, samples = load_mnist("fixed").test[:10], 500
     model = find("report", "vae").build(0).eval()
     rows = [torch.randn(1000, i) for i in (40, 300, 300)]
     weights = [torch.randn(i, o) for i, o in SHAPES[3:]]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import avo_lib
-from avo_lib.data import load_mnist
 from avo_lib.experiments import campaign, protocols, results
 from avo_lib.experiments.campaign import load_model, log_likelihood_of_test, run, sweep
+from avo_lib.experiments.mnist import load_mnist
 from avo_lib.experiments.protocols import EXPERIMENTS, find
 from avo_lib.experiments.results import load_results, result_file, table
 from avo_lib.models import VAEConfig

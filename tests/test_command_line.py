@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from avo_lib.data import DataError
 from avo_lib.experiments import campaign
 from avo_lib.experiments import command_line as cli
+from avo_lib.experiments.mnist import DataError
 from avo_lib.experiments.protocols import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,3 +178,7 @@ def test_a_scheduler_without_dask(call, tmp_path):
         "sweep", "--experiment", "miniature", "--scheduler", "tcp://127.0.0.1:1", *folders(tmp_path)
     )
     assert (status, error) == (1, "error: a scheduler needs dask: pip install 'avo-lib[cluster]'")
+
+
+def test_the_version_is_printed(call):
+    assert call("--version")[1].startswith("avo_lib 0.")

@@ -1,6 +1,7 @@
 """What the project promises about itself: dependencies, order, sizes, documents, commands."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -24,8 +25,8 @@ MODULES = sorted((ROOT / "avo_lib").rglob("*.py"))
 ORDER = """
     files numerics estimate testing targets paths kernels chain objectives controls evaluation collapse models data
     checkpoint training
-    experiments.results experiments.protocols experiments.campaign experiments.referee experiments.energies
-    experiments.biased_noise experiments.command_line
+    experiments.mnist experiments.results experiments.protocols experiments.campaign experiments.referee
+    experiments.energies experiments.biased_noise experiments.command_line
     show.figures show.explore
     __main__
 """.split()
@@ -83,12 +84,18 @@ def environment() -> tuple[list[str], list[str]]:
     return [line for line in lines if isinstance(line, str)], pip
 
 
+def installed() -> list[str]:
+    """What `make` installs: the package and the extras that it names."""
+    (named,) = re.findall(r'"\.\[(.+)\]"', (ROOT / "tools" / "install.py").read_text())
+    extras = project()["optional-dependencies"]
+    return sorted({*project()["dependencies"], *(line for extra in named.split(",") for line in extras[extra])})
+
+
 def test_conda_and_pip_get_the_same():
     conda, pip = environment()
     declared = requirements([line for line in [*conda, *pip] if line != "pip" and not line.startswith("-")])
     assert declared.pop("python") == SpecifierSet(project()["requires-python"])
-    extras = project()["optional-dependencies"]
-    assert declared == requirements([*project()["dependencies"], *extras["book"], *extras["lab"], *extras["test"]])
+    assert declared == requirements(installed())
 
 
 def test_conda_installs_the_package_itself():
@@ -101,19 +108,20 @@ def test_constraints_fit_the_ranges():
     pinned = requirements(
         [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.strip() and line[0] != "#"]
     )
-    extras = project()["optional-dependencies"]
-    for key, allowed in requirements(
-        [*project()["dependencies"], *extras["book"], *extras["lab"], *extras["test"]]
-    ).items():
+    for key, allowed in requirements(installed()).items():
         (pin,) = pinned[key]
         assert pin.version in allowed, f"{key} {pin.version} is outside {allowed}"
 
 
 def test_imports_are_declared():
-    """What avo_lib imports is a dependency, not an accident of what the others bring along."""
-    brought = {"numpy": "torch", "cycler": "matplotlib", "PIL": "matplotlib", "dask": "dask"}
-    known = {canonicalize_name(Requirement(line).name) for line in project()["dependencies"]} | {"dask"}
+    """What a room imports is a dependency of that room, not an accident of what the others bring along."""
+    brought = {"cycler": "matplotlib", "PIL": "matplotlib"}
+    extras = project()["optional-dependencies"]
     for path in MODULES:
+        room = path.relative_to(ROOT / "avo_lib").parts[0]
+        lines = project()["dependencies"] + (extras[room] if room in ROOMS else [])
+        known = {canonicalize_name(Requirement(line).name) for line in lines}
+        known |= {"dask"} if room == "experiments" else set()  # imported where it is asked for
         for module, _ in imports(path):
             package = module.split(".")[0]
             if package not in sys.stdlib_module_names and package != "avo_lib":
@@ -145,10 +153,11 @@ def unit(module: str) -> str:
 def test_imports_run_downwards(path):
     relative = path.relative_to(ROOT / "avo_lib")
     own = unit(".".join(("avo_lib", *relative.with_suffix("").parts)))
-    if own.endswith("__init__"):
+    if own.endswith("__init__") and own != "__init__":
         assert not imports(path)
         return
-    assert own in ORDER, f"give {own} its place in ORDER, and in the README's map"
+    order = [*ORDER[: ORDER.index("experiments.mnist")], "__init__", *ORDER] if own == "__init__" else ORDER
+    assert own in order, f"give {own} its place in ORDER, and in the README's map"
     for module, names in imports(path):
         if module == "avo_lib" or module.removeprefix("avo_lib.") in ROOMS:
             used = [unit(f"{module}.{one}") for one in names]  # none for the bare `import avo_lib`
@@ -158,7 +167,7 @@ def test_imports_run_downwards(path):
             continue
         for other in used:
             inside = other == own in ("kernels", "models")
-            assert inside or ORDER.index(other) < ORDER.index(own), f"{own} imports {other}, which stands above it"
+            assert inside or order.index(other) < order.index(own), f"{own} imports {other}, which stands above it"
 
 
 def test_the_order_has_no_dead_entries():
@@ -313,3 +322,15 @@ def test_the_patterns_find_what_they_look_for():
     texts = ["# TO" + "DO: later", "open('/ho" + "me/me/file')", "https://pypi." + "org/simple"]
     for pattern, text in zip(FORBIDDEN.values(), texts):
         assert re.search(pattern, text)
+
+
+def test_the_library_asks_for_little(tmp_path):
+    """Who wants a chain needs no pictures or tables; who then calls the command line is told what it needs."""
+    for heavy in ("matplotlib", "pandas", "joblib", "tyro", "torchvision", "ipywidgets", "safetensors"):
+        (tmp_path / f"{heavy}.py").write_text(f"raise ModuleNotFoundError('no {heavy}', name='{heavy}')")
+    light = "import avo_lib, sys; assert all(hasattr(avo_lib, name) for name in avo_lib.__all__)"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    subprocess.run([sys.executable, "-c", light], env=environment, check=True)
+    done = subprocess.run([sys.executable, "-m", "avo_lib", "list"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: there is no ")
+    assert done.stderr.endswith("pip install 'avo-lib[experiments]'\n") and len(done.stderr.splitlines()) == 1

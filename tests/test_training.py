@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from avo_lib import training
-from avo_lib.data import MNIST, Split
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.data import Dataset
 from avo_lib.estimate import Estimate
 from avo_lib.models import VAE, VAEConfig
+from avo_lib.numerics import log_normal
 from avo_lib.objectives import AVO, ELBO, IWAE
-from avo_lib.paths import Constant, Cyclical, WarmUp
+from avo_lib.paths import AmortisedPath, Constant, Cyclical, WarmUp, linear_alphas
 from avo_lib.training import TrainConfig, fit
 
 MODEL = VAEConfig(pixels=12, hidden=(10, 8), latent=3, T=2, kernel_hidden=5)  # with batch norm
@@ -29,7 +31,7 @@ OBJECTIVES = {
 BATCHES = 4  # of 16 among 60 images: the last one is smaller
 
 
-def tiny_data(images: int = 60, *, dynamic: bool = True) -> MNIST:
+def tiny_data(images: int = 60, *, dynamic: bool = True) -> Dataset:
     """Images of two kinds, mirrored, so that there is something to learn."""
     generator = torch.Generator().manual_seed(5)
     kind = torch.randint(2, (3 * images, 1), generator=generator)
@@ -37,7 +39,7 @@ def tiny_data(images: int = 60, *, dynamic: bool = True) -> MNIST:
     binary = (torch.rand(grey.shape, generator=generator) < grey).double()
     train, valid, test = (binary.split(images)[i] for i in range(3))
     train = grey[:images] if dynamic else train
-    return MNIST(*(Split(part, torch.zeros(images, dtype=torch.long)) for part in (train, valid, test)), dynamic)
+    return Dataset(train, valid, test, dynamic)
 
 
 def new_model(config: VAEConfig = MODEL) -> VAE:
@@ -203,7 +205,7 @@ def test_a_seed_is_another_run(uninterrupted):
         ("objective", r"AVO\(share=0.5", r"AVO\(share=0.1", {"config": {"objective": AVO(0.1)}}),
         ("latent", "3", "4", {"model": {"latent": 4}}),
         ("seed", "7", "8", {"seed": 8}),
-        ("images", "60", "50", {"images": 50}),
+        ("data", "'[0-9a-f]+'", "'[0-9a-f]+'", {"images": 50}),
         ("dynamic", "True", "False", {"dynamic": False}),
     ],
 )
@@ -378,9 +380,9 @@ def test_dynamic_binarisation_draws_anew_at_every_visit(monkeypatch):
 
 def test_every_image_is_visited_once_an_epoch(monkeypatch):
     data = tiny_data(dynamic=False)
-    marked = data.train.images.clone()
+    marked = data.train.clone()
     marked[:, :6] = (torch.arange(60)[:, None] >> torch.arange(6) & 1).double()  # an image carries its own number
-    data = dataclasses.replace(data, train=Split(marked, data.train.labels))
+    data = dataclasses.replace(data, train=marked)
     model, seen = new_model(), []
     real = model.chain
 
@@ -426,7 +428,7 @@ def test_grey_pixels_are_refused():
 
 def test_images_of_another_size_are_refused():
     model = new_model(dataclasses.replace(MODEL, pixels=9))
-    with pytest.raises(ValueError, match=r"\(images, 9\), got \(16, 12\)"):
+    with pytest.raises(ValueError, match=r"\(images, 9\), got \(1, 12\)"):
         fit(model, tiny_data(), OBJECTIVES["elbo"], device="cpu")
 
 
@@ -465,3 +467,54 @@ def test_avo_without_kernels_is_refused():
     model = new_model(dataclasses.replace(MODEL, T=0))
     with pytest.raises(ValueError, match="at least one kernel"):
         fit(model, tiny_data(), dataclasses.replace(OBJECTIVES["avo"], objective=AVO(1.0)), device="cpu")
+
+
+def test_a_model_without_a_chain_is_refused():
+    with pytest.raises(TypeError, match=r"only a model with chain\(x\) can be trained, not Linear"):
+        fit(torch.nn.Linear(12, 1), tiny_data(), TrainConfig(epochs=1), device="cpu")
+
+
+class Shift(torch.nn.Module):
+    """p(z) = N(0, 1), p(x|z) = N(x; z + b, 1): the marginal of x is N(b, 2), and the posterior is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b, self.scale = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+
+    def chain(self, x):
+        path = AmortisedPath(
+            log_normal,
+            lambda z: log_normal(x, z + self.b),
+            lambda z: log_normal(x, z + self.b.detach()),
+            linear_alphas(0),
+        )
+        return Chain(Gaussian((x - self.b.detach()) / 2, self.scale.exp().expand_as(x)), [], path)
+
+
+def test_any_model_with_a_chain_is_trained_on_any_data(generator, tmp_path):
+    x = 3 + 2**0.5 * torch.randn(4000, 1, generator=generator)
+    model, data = Shift(), Dataset(x[:3000], x[3000:])
+    fit(model, data, TrainConfig(epochs=10, batch_size=100, lr=0.03), device="cpu", folder=tmp_path)
+    # The deviation of the posterior is √½; the shift has the standard error of a mean, and Adam's own wandering.
+    assert abs(model.b.item() - 3) < 0.15 and abs(model.scale.exp().item() - 0.5**0.5) < 0.05
+    other = dataclasses.replace(data, train=data.train + 1)
+    with pytest.raises(ValueError, match=r"another configuration \(data was"):
+        fit(Shift(), other, TrainConfig(epochs=10, batch_size=100, lr=0.03), device="cpu", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda x: Dataset(x.long(), x), "train must be floating-point"),
+        (lambda x: Dataset(x[0], x), "train must be floating-point numbers"),
+        (lambda x: Dataset(x, x[:, :5]), r"valid is torch.float64 \(60, 5\), but train"),
+        (lambda x: Dataset(x, x.float()), "valid is torch.float32"),
+        (lambda x: Dataset(x, x, x.log() / 0), "test holds numbers that are not finite"),
+        (lambda x: Dataset(x * 2, x, dynamic=True), r"all must lie in \[0, 1\]"),
+        (lambda x: Dataset(x - 0.01, x, dynamic=True), r"all must lie in \[0, 1\]"),
+        (lambda x: Dataset(x, x).held_out(), "no test set"),
+    ],
+)
+def test_data_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(tiny_data(dynamic=False).train)

@@ -56,7 +56,16 @@ def install():
     print("Installing into .venv, which takes a few minutes ...", flush=True)
     environment = {k: v for k, v in os.environ.items() if k[:4] != "PIP_" or k[4:] in SOURCES}
     environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    command = [PYTHON, "-m", "pip", "install", "--quiet", "--no-user", "--editable", ".[book,lab,test]"]
+    command = [
+        PYTHON,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-user",
+        "--editable",
+        ".[book,experiments,lab,show,test]",
+    ]
     subprocess.check_call([*command, "--constraint", "constraints.txt"], env=environment)
     if not is_ours():
         sys.exit("pip has put the packages elsewhere than into .venv; see " + PYTHON + " -m pip config list")

@@ -12,7 +12,7 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from safetensors.torch import load_file, save
 
-from avo_lib.data import MNIST, binarise
+from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.experiments.protocols import EXPERIMENTS, Experiment, find
 from avo_lib.experiments.results import RESULTS, result_file, versions
@@ -66,16 +66,16 @@ def run(
         "epochs": finished.epoch,
         "best_epoch": finished.best_epoch,
         "curve": finished.curve,
-        "train": _bound(model, data.train.images[:BOUND_IMAGES], data.dynamic),
-        "valid": _bound(model, data.valid.images, False),
+        "train": _bound(model, data.train[:BOUND_IMAGES], data.dynamic),
+        "valid": _bound(model, data.valid, False),
     }
     if setup.samples is not None:
         test = log_likelihood_of_test(model, data, setup.samples)
-        result["test"] = _bound(model, data.test.images, False) | {
+        result["test"] = _bound(model, data.held_out(), False) | {
             "nll": test.nll.value,
             "stderr": test.nll.stderr,
             "samples": setup.samples,
-            "images": len(data.test),
+            "images": len(data.held_out()),
             "ess": test.ess.mean().item(),
             "nll_by_samples": {str(k): value for k, value in test.nll_by_samples.items()},
         }
@@ -97,10 +97,10 @@ def _config(setup: Experiment) -> dict[str, Any]:
     return as_read
 
 
-def log_likelihood_of_test(model: VAE, data: MNIST, samples: int) -> LogLikelihood:
+def log_likelihood_of_test(model: VAE, data: Dataset, samples: int) -> LogLikelihood:
     """The test log-likelihood with the noise that every result uses."""
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    return log_likelihood(model, data.test.images.to(next(model.parameters()).device), samples, generator=generator)
+    return log_likelihood(model, data.held_out().to(next(model.parameters()).device), samples, generator=generator)
 
 
 def _bound(model: VAE, images: torch.Tensor, dynamic: bool) -> dict[str, float]:

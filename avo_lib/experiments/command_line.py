@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from avo_lib.data import DataError
+import avo_lib
 from avo_lib.experiments import biased_noise, campaign
 from avo_lib.experiments import energies as fits
+from avo_lib.experiments.mnist import DataError
 from avo_lib.experiments.protocols import EXPERIMENTS, find
 from avo_lib.experiments.referee import RefereeConfig
 from avo_lib.experiments.referee import referee as judge
@@ -211,6 +212,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # rather a question mark than a traceback where a letter is missing
+    if sys.argv[1:] == ["--version"]:
+        print(f"avo_lib {avo_lib.__version__}, torch {torch.__version__}")
+        return
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avo_lib")
     except (ValueError, OSError, DataError, FloatingPointError, ImportError) as error:

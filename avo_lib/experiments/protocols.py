@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from avo_lib.controls import NoisyEncoder, RestingEncoder
-from avo_lib.data import MNIST, load_mnist
+from avo_lib.data import Dataset
+from avo_lib.experiments.mnist import load_mnist
 from avo_lib.models.vae import VAE, VAEConfig
 from avo_lib.objectives import AVO, IWAE
 from avo_lib.paths import Constant, Cyclical, Scaled, WarmUp
@@ -25,7 +26,7 @@ class Experiment:
     Attributes:
         model: Architecture.
         train: Objective and optimiser.
-        binarisation: ``"dynamic"`` or ``"fixed"``; see :mod:`avo_lib.data`.
+        binarisation: ``"dynamic"`` or ``"fixed"``; see :mod:`avo_lib.experiments.mnist`.
         images: Keep only the first images of each split; None for all.
         samples: K of the test log-likelihood; None leaves the test set alone, as a search must.
     """
@@ -36,7 +37,7 @@ class Experiment:
     images: int | None = None
     samples: int | None = 1000
 
-    def data(self) -> MNIST:
+    def data(self) -> Dataset:
         """The images of this experiment."""
         data = load_mnist(self.binarisation)
         return data if self.images is None else data.first(self.images)

@@ -108,7 +108,7 @@ def referee(
         return verdict
     model = load_model(experiment, method, seed, results=results).requires_grad_(False)
     data, generator = find(experiment, method).data(), torch.Generator().manual_seed(EVALUATION_SEED)
-    pilot = encoder_chain(model, data.valid.images[:PILOT_IMAGES], [HMC(0.1)] * config.T)
+    pilot = encoder_chain(model, data.valid[:PILOT_IMAGES], [HMC(0.1)] * config.T)
     kernels = tune_step_sizes(
         pilot.path,
         lambda: pilot.proposal.sample((PILOT_CHAINS,), generator=generator)[0],
@@ -116,7 +116,7 @@ def referee(
         adaptations=ADAPTATIONS,
         generator=generator,
     )
-    x = data.test.images[: config.images]
+    x = data.held_out()[: config.images]
     z = torch.randn(config.simulated, model.config.latent, generator=generator)
     simulated = torch.bernoulli(model.decode(z).sigmoid(), generator=generator)
     by_is, by_ais = _both(model, x, kernels, config, generator)

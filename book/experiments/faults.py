@@ -18,8 +18,9 @@ import avo_lib
 import torch
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.collapse import active_units
-from avo_lib.data import MNIST, binarise, default_root, load_mnist
+from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound, log_likelihood
+from avo_lib.experiments.mnist import default_root, load_mnist
 from avo_lib.experiments.protocols import find
 from avo_lib.files import write_atomically
 from avo_lib.models.vae import STD_FLOOR, VAE
@@ -200,11 +201,11 @@ def grey_chain(model: VAE, seen: Tensor, x: Tensor, fixed: bool) -> Chain:
 
 
 def train(
-    recipe: Correct, seed: int, data: MNIST, epochs: int = EPOCHS
+    recipe: Correct, seed: int, data: Dataset, epochs: int = EPOCHS
 ) -> tuple[VAE, list[dict[str, float]]]:
     """The model after its last epoch, and its learning curve."""
     setup = find("report", recipe.method)
-    config, model, grey = setup.train, setup.build(seed), data.train.images
+    config, model, grey = setup.train, setup.build(seed), data.train
     share = getattr(config.objective, "share", 0.0)
     noise, curve, step = Generator().manual_seed(seed), [], 0
     adam = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
@@ -234,7 +235,7 @@ def train(
             step += 1
         row = {k: sum(v) / len(v) for k, v in printed.items() if v}
         row |= {"epoch": epoch, "beta": beta}
-        curve.append(row | bounds(model.eval(), data.valid.images))
+        curve.append(row | bounds(model.eval(), data.valid))
     return model, curve
 
 
@@ -329,11 +330,11 @@ def run(name: str, seed: int) -> None:
     if file.is_file():
         return
     whole, recipe = load_mnist("dynamic"), RECIPES[name]()
-    valid, test = whole.valid.first(JUDGED), whole.test.first(JUDGED)
-    data = MNIST(whole.train.first(IMAGES), valid, test, dynamic=True)
+    few = whole.first(JUDGED)
+    data = replace(few, train=whole.train[:IMAGES])
     raw = datasets.MNIST(default_root(), train=False).data[:JUDGED]
     model, curve = train(recipe, seed, data)
-    judged = judge(recipe, model, test.images, raw.flatten(1) / 255)
+    judged = judge(recipe, model, few.test, raw.flatten(1) / 255)
     if seed:
         del judged["pictures"]  # one row of samples is enough
     settings = {"images": IMAGES, "epochs": EPOCHS, "judged": JUDGED}

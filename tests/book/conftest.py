@@ -36,7 +36,7 @@ def built_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     tool = shutil.which("jupyter-book", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
     if tool is None:
-        pytest.fail("jupyter-book is not installed beside this Python: pip install -e '.[book,test]'", pytrace=False)
+        pytest.fail("jupyter-book is not installed beside this Python: make .venv/.installed", pytrace=False)
     output = tmp_path_factory.mktemp("book")
     done = subprocess.run(
         [tool, *BUILD, "--path-output", str(output)],
