@@ -5,7 +5,7 @@ A method is a choice of *path* (:mod:`avo_lib.paths`), *proposal* and *kernels* 
 book's results is in :mod:`avo_lib.experiments`, what draws in :mod:`avo_lib.show`; each has an extra of its own.
 """
 
-from avo_lib.chain import Chain, Gaussian, Trajectory
+from avo_lib.chain import Chain, Drawn, Gaussian, Trajectory
 from avo_lib.data import Dataset
 from avo_lib.estimate import Estimate
 from avo_lib.evaluation import ais, kl_sandwich, log_likelihood, reverse_ais
@@ -25,6 +25,7 @@ __all__ = [
     "AmortisedPath",
     "Chain",
     "Dataset",
+    "Drawn",
     "Estimate",
     "GatedKernel",
     "Gaussian",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -64,6 +64,41 @@ class Gaussian:
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats."""
         return log_normal(z, self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Any distribution as a proposal: of ``torch.distributions``, a normalising flow, or your own.
+
+    Attributes:
+        distribution: With ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw; wrap a
+            distribution of independent coordinates in ``torch.distributions.Independent``. Its draws come from the
+            global random state, which a generator seeds for the time of the draw.
+
+    >>> from torch.distributions import MultivariateNormal
+    >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))
+    >>> z, log_q = proposal.sample((5,))
+    >>> z.shape, log_q.shape
+    (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    distribution: Any
+
+    def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
+        """Draws, with a gradient to the distribution's parameters where it offers one, and their log densities."""
+        one = self.distribution
+        draw = one.rsample if getattr(one, "has_rsample", hasattr(one, "rsample")) else one.sample
+        first = generator[0] if isinstance(generator, Sequence) else generator
+        with torch.random.fork_rng(devices=[], enabled=first is not None):
+            if first is not None:
+                torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=first)))
+            z: Tensor = draw(torch.Size(shape))
+        return z, self.log_prob(z)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats."""
+        log_q: Tensor = self.distribution.log_prob(z)
+        return check_axes("log_prob of the distribution", log_q, z)
 
 
 @dataclass(frozen=True)

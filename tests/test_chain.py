@@ -4,7 +4,7 @@ import pytest
 import torch
 from exact import linear_gaussian_chain
 
-from avo_lib.chain import Chain, Gaussian
+from avo_lib.chain import Chain, Drawn, Gaussian
 from avo_lib.kernels import HMC, GatedKernel
 from avo_lib.paths import GeometricPath, linear_alphas
 from avo_lib.targets import ENERGIES, VARIANTS, GaussianMixture, energy
@@ -102,3 +102,20 @@ def test_gaussian_draws_match_their_density(generator):
     torch.testing.assert_close(log_q, proposal.log_prob(z))
     assert_mean(z, proposal.mean, resolution=0.01)
     assert_mean((z - proposal.mean).square(), proposal.std.square(), resolution=0.05)
+
+
+def test_any_distribution_is_a_proposal(generator):
+    """A full-covariance Gaussian that is the target gives exact weights, and learns; a generator repeats its draws."""
+    mean = torch.tensor([1.0, -2.0], requires_grad=True)
+    normal = torch.distributions.MultivariateNormal(mean, torch.tensor([[2.0, 0.7], [0.7, 1.0]]))
+    target = torch.distributions.MultivariateNormal(mean.detach(), normal.covariance_matrix)
+    path = GeometricPath(normal.log_prob, lambda z: target.log_prob(z) + 3, linear_alphas(0))
+    chain, state = Chain(Drawn(normal), [], path), torch.get_rng_state()
+    draws = chain.sample((7, 5), generator=generator)
+    torch.testing.assert_close(draws.log_w(), torch.full((7, 5), 3.0))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(draws.z[0], chain.sample((7, 5), generator=generator).z[0])
+    draws.z[0].sum().backward()
+    assert mean.grad.tolist() == [35.0, 35.0]
+    with pytest.raises(ValueError, match="log_prob of the distribution"):
+        Drawn(torch.distributions.Normal(torch.zeros(2), torch.ones(2))).sample((5,))

@@ -121,7 +121,7 @@ def test_imports_are_declared():
         room = path.relative_to(ROOT / "avo_lib").parts[0]
         lines = project()["dependencies"] + (extras[room] if room in ROOMS else [])
         known = {canonicalize_name(Requirement(line).name) for line in lines}
-        known |= {"dask"} if room == "experiments" else set()  # imported where it is asked for
+        known |= {"dask"} if room == "experiments" else set()  # of the extra `cluster`; imported where it is asked for
         for module, _ in imports(path):
             package = module.split(".")[0]
             if package not in sys.stdlib_module_names and package != "avo_lib":

@@ -5,7 +5,7 @@ import torch
 
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_normal
-from avo_lib.objectives import elbo
+from avo_lib.objectives import AVO, elbo
 
 SMALL = {"pixels": 12, "hidden": (9, 7), "latent": 3, "kernel_hidden": 5}
 CONFIGS = {
@@ -93,3 +93,61 @@ def test_wrong_images_are_refused(images, message):
 def test_impossible_configurations_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         VAEConfig(**change)
+
+
+def linear_model() -> VAE:
+    """A decoder of one matrix and Gaussian noise: x is Gaussian, so its density is known."""
+    config = VAEConfig(pixels=6, hidden=(8,), latent=2, likelihood="gaussian", batch_norm=False)
+    return VAE(config, decoder=torch.nn.Linear(2, 6)).eval()
+
+
+def test_a_gaussian_likelihood_gives_the_exact_density(generator):
+    model = linear_model().requires_grad_(False)
+    model.likelihood.log_std.fill_(0.5)
+    x = torch.randn(20, 6, generator=generator)
+    W, std = model.decoder.weight, model.likelihood.log_std.exp()
+    exact = torch.distributions.MultivariateNormal(model.decoder.bias, W @ W.T + std**2 * torch.eye(6)).log_prob(x)
+    axis = torch.linspace(-8, 8, 201)
+    grid = torch.cartesian_prod(axis, axis)[:, None].expand(-1, 20, -1)
+    found = model.chain(x).target(0)(grid).logsumexp(0) + 2 * (axis[1] - axis[0]).log()
+    torch.testing.assert_close(found, exact, atol=1e-6, rtol=0)
+    drawn = model.likelihood.sample(torch.zeros(50_000, 2, dtype=x.dtype), generator=generator)
+    assert abs(drawn.std() / std - 1) < 0.02 and model.likelihood.mean(x) is x
+
+
+def test_annealed_steps_hold_the_noise_constant(generator):
+    """The scale of the noise belongs to the model: it learns from the last target alone, as the decoder does."""
+    config = VAEConfig(pixels=6, hidden=(8,), latent=2, likelihood="gaussian", batch_norm=False, T=3)
+    model, x = VAE(config), torch.randn(5, 6, generator=generator)
+    trajectory = model.chain(x).sample(detach=True, generator=generator)
+    first, *_, last = trajectory.log_v().sum(-1)
+    parameters = [model.likelihood.log_std, *model.decoder.parameters()]
+    assert not any(g.any() for g in torch.autograd.grad(first, parameters, retain_graph=True))
+    assert all(g is not None and g.abs().sum() > 0 for g in torch.autograd.grad(last, parameters))
+
+
+@pytest.mark.parametrize("x", [torch.full((3, 6), float("nan")), torch.ones(3, 6, dtype=torch.long)])
+def test_a_gaussian_likelihood_refuses_what_is_no_number(x):
+    with pytest.raises(ValueError, match="pixels must be finite floating-point numbers"):
+        linear_model().chain(x)
+
+
+def test_own_networks_are_used_and_checked(generator):
+    config = VAEConfig(pixels=64, hidden=(32,), latent=4, T=2, batch_norm=False)
+    encoder = torch.nn.Sequential(
+        torch.nn.Unflatten(1, (1, 8, 8)), torch.nn.Conv2d(1, 2, 3, stride=2, padding=1), torch.nn.Flatten()
+    )
+    decoder = torch.nn.Sequential(
+        torch.nn.Linear(4, 32),
+        torch.nn.Unflatten(1, (2, 4, 4)),
+        torch.nn.ConvTranspose2d(2, 1, 4, stride=2, padding=1),
+        torch.nn.Flatten(),
+    )
+    x = (torch.rand(5, 64, generator=generator) < 0.3).to(torch.get_default_dtype())
+    model = VAE(config, encoder=encoder, decoder=decoder)
+    AVO(1.0, also=("features", "proposal"))(model, x, generator=generator).mean().backward()
+    assert all(p.grad is not None for part in (encoder, decoder, model.kernels) for p in part.parameters())
+    with pytest.raises(ValueError, match=r"the encoder should give \(5, 32\) features, but gives \(5, 16\)"):
+        VAE(config, encoder=torch.nn.Linear(64, 16)).chain(x)
+    with pytest.raises(ValueError, match=r"the decoder should give \(5, 64\) numbers, but gives \(5, 63\)"):
+        VAE(config, decoder=torch.nn.Linear(4, 63)).chain(x).sample().log_w()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from safetensors.torch import load_file, save
 
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
-from avo_lib.experiments.protocols import EXPERIMENTS, Experiment, find
+from avo_lib.experiments.protocols import EXPERIMENTS, Experiment, Setup, find
 from avo_lib.experiments.results import RESULTS, result_file, versions
 from avo_lib.files import CLONE, write_atomically
-from avo_lib.models.vae import VAE, VAEConfig
+from avo_lib.models.vae import VAEConfig
 from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.training import TrainConfig, fit
 
@@ -31,6 +30,7 @@ def run(
     method: str,
     seed: int = 0,
     *,
+    setup: Setup | None = None,
     results: Path = RESULTS,
     runs: Path = RUNS,
     device: str | None = None,
@@ -41,6 +41,7 @@ def run(
         experiment: Protocol, e.g. ``"report"``.
         method: Method within it, e.g. ``"avo"``.
         seed: Of the initial weights, the order and the noise.
+        setup: What to run under these names, if they are your own.
         results: Folder of the results.
         runs: Folder of the checkpoints.
         device: Torch device; by default a GPU if there is one.
@@ -51,8 +52,8 @@ def run(
     Raises:
         ValueError: If there is no such experiment or method, or a result there has other settings.
     """
-    setup = find(experiment, method)
-    _finished(experiment, method, seed, results)  # one of other settings is not replaced
+    setup = setup or find(experiment, method)
+    _finished(experiment, method, seed, results, setup)  # one of other settings is not replaced
     data, model = setup.data(), setup.build(seed)
     folder = runs / experiment / f"{method}-seed{seed}"
     finished = fit(model, data, setup.train, seed=seed, folder=folder, device=device)
@@ -60,7 +61,7 @@ def run(
         "experiment": experiment,
         "method": method,
         "seed": seed,
-        "config": _config(setup),
+        "config": _described(setup),
         "versions": versions() | {"device": next(model.parameters()).device.type},
         "seconds": round(finished.seconds, 1),
         "epochs": finished.epoch,
@@ -86,24 +87,13 @@ def run(
     return result
 
 
-def _config(setup: Experiment) -> dict[str, Any]:
-    config = {
-        "model": asdict(setup.model),
-        "train": setup.train.described(),
-        "binarisation": setup.binarisation,
-        "images": setup.images,
-    }
-    as_read: dict[str, Any] = json.loads(json.dumps(config))  # lists for tuples
-    return as_read
-
-
-def log_likelihood_of_test(model: VAE, data: Dataset, samples: int) -> LogLikelihood:
+def log_likelihood_of_test(model: Any, data: Dataset, samples: int) -> LogLikelihood:
     """The test log-likelihood with the noise that every result uses."""
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     return log_likelihood(model, data.held_out().to(next(model.parameters()).device), samples, generator=generator)
 
 
-def _bound(model: VAE, images: torch.Tensor, dynamic: bool) -> dict[str, float]:
+def _bound(model: Any, images: torch.Tensor, dynamic: bool) -> dict[str, float]:
     where = next(model.parameters()).device
     generator = torch.Generator(where).manual_seed(EVALUATION_SEED)
     x = binarise(images.to(where), generator=generator) if dynamic else images.to(where)
@@ -111,14 +101,16 @@ def _bound(model: VAE, images: torch.Tensor, dynamic: bool) -> dict[str, float]:
     return {"elbo": bound.value, "kl": kl}
 
 
-def load_model(experiment: str, method: str, seed: int = 0, *, results: Path = RESULTS) -> VAE:
-    """A trained model from its published weights, in evaluation mode.
+def load_model(
+    experiment: str, method: str, seed: int = 0, *, setup: Setup | None = None, results: Path = RESULTS
+) -> Any:
+    """A trained model from its published weights, in evaluation mode; ``setup`` as for :func:`run`.
 
     Raises:
         FileNotFoundError: If these weights are not there; the message says which command makes them.
         ValueError: If they are damaged or of another architecture.
     """
-    model = find(experiment, method).build(seed)
+    model = (setup or find(experiment, method)).build(seed)
     file = result_file(experiment, method, seed, results).with_suffix(".safetensors")
     if not file.is_file():
         command = f"python -m avo_lib run --experiment {experiment} --method {method} --seed {seed}"
@@ -132,7 +124,7 @@ def load_model(experiment: str, method: str, seed: int = 0, *, results: Path = R
 
 def sweep(
     experiment: str,
-    methods: Sequence[str] = (),
+    methods: Sequence[str] | Mapping[str, Setup] = (),
     seeds: Sequence[int] = (0,),
     *,
     jobs: int = -1,
@@ -144,7 +136,7 @@ def sweep(
 
     Args:
         experiment: Protocol.
-        methods: Methods within it; all of them if none are named.
+        methods: Methods within it, all of them if none are named; or your own, as named setups.
         seeds: Seeds.
         jobs: Processes at a time; -1 for one a core.
         scheduler: Address of a dask scheduler to run on instead (the ``cluster`` extra).
@@ -159,11 +151,10 @@ def sweep(
         ImportError: If a scheduler is given and dask is not installed.
         FloatingPointError: If runs diverged, after all others have finished; the message names them.
     """
-    methods = methods or tuple(EXPERIMENTS.get(experiment, ("",)))
-    for method in methods:
-        find(experiment, method)
+    if not isinstance(methods, Mapping):
+        methods = {name: find(experiment, name) for name in methods or EXPERIMENTS.get(experiment, ("",))}
     wanted = [(method, seed) for seed in seeds for method in methods]
-    missing = [one for one in wanted if not _finished(experiment, *one, results)]
+    missing = [one for one in wanted if not _finished(experiment, *one, results, methods[one[0]])]
     backend: dict[str, Any] = {"backend": "loky", "n_jobs": jobs, "inner_max_num_threads": 1}
     if scheduler is not None:
         try:
@@ -173,23 +164,31 @@ def sweep(
         Client(scheduler)  # registers itself as joblib's dask backend
         backend = {"backend": "dask"}
     with parallel_config(**backend):
-        ends = Parallel()(delayed(_attempt)(run, experiment, *one, results=results, runs=runs) for one in missing)
+        ends = Parallel()(
+            delayed(_attempt)(run, experiment, *one, setup=methods[one[0]], results=results, runs=runs)
+            for one in missing
+        )
     if diverged := [f"{method} seed {seed}: {end}" for (method, seed), end in zip(missing, ends, strict=True) if end]:
         raise FloatingPointError("; ".join(diverged))
     return [result_file(experiment, *one, results) for one in wanted]
 
 
-def _finished(experiment: str, method: str, seed: int, results: Path) -> bool:
+def _described(setup: Setup) -> dict[str, Any]:
+    as_read: dict[str, Any] = json.loads(json.dumps(setup.described()))  # lists for tuples
+    return as_read
+
+
+def _finished(experiment: str, method: str, seed: int, results: Path, setup: Setup) -> bool:
     file = result_file(experiment, method, seed, results)
     if not file.is_file():
         return False
-    setup, found = find(experiment, method), json.loads(file.read_bytes())["config"]
-    wanted = _config(setup)
-    defaults = _config(Experiment(VAEConfig(), TrainConfig(epochs=1), setup.binarisation))
-    found["train"] = _with_objective(found["train"])
-    for part in ("model", "train"):  # an option that came later had its default, which changes nothing
-        found[part] = defaults[part] | found[part]
-    if found != wanted:
+    found = json.loads(file.read_bytes())["config"]
+    if isinstance(setup, Experiment):  # an option that came later had its default, which changes nothing
+        defaults = Experiment(VAEConfig(), TrainConfig(epochs=1), setup.binarisation).described()
+        found["train"] = _with_objective(found["train"])
+        for part in ("model", "train"):
+            found[part] = defaults[part] | found[part]
+    if found != _described(setup):
         raise ValueError(
             f"{file} has other settings than {experiment} {method} has now. Use another folder, or delete it"
         )

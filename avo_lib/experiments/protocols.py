@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from avo_lib.controls import NoisyEncoder, RestingEncoder
 from avo_lib.data import Dataset
@@ -17,6 +18,32 @@ from avo_lib.paths import Constant, Cyclical, Scaled, WarmUp
 from avo_lib.training import TrainConfig
 
 TRAINING_IMAGES = 50_000
+
+
+class Setup(Protocol):
+    """What can be run, swept and resumed: :class:`Experiment` is one, and your own class may be another."""
+
+    @property
+    def train(self) -> TrainConfig:
+        """Objective and optimiser."""
+        ...
+
+    @property
+    def samples(self) -> int | None:
+        """K of the test log-likelihood; None leaves the test set alone."""
+        ...
+
+    def data(self) -> Dataset:
+        """What is trained on."""
+        ...
+
+    def build(self, seed: int) -> nn.Module:
+        """The untrained model, with ``chain(x)``."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """All settings as plain values: a result of other settings is never taken for this one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +74,15 @@ class Experiment:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return VAE(self.model)
+
+    def described(self) -> dict[str, Any]:
+        """All settings as plain values, as a result has them."""
+        return {
+            "model": asdict(self.model),
+            "train": self.train.described(),
+            "binarisation": self.binarisation,
+            "images": self.images,
+        }
 
 
 def _methods(base: Experiment, T: int = 5) -> dict[str, Experiment]:

@@ -118,7 +118,7 @@ def referee(
     )
     x = data.held_out()[: config.images]
     z = torch.randn(config.simulated, model.config.latent, generator=generator)
-    simulated = torch.bernoulli(model.decode(z).sigmoid(), generator=generator)
+    simulated = model.likelihood.sample(model.decode(z), generator=generator)
     by_is, by_ais = _both(model, x, kernels, config, generator)
     drawn_is, drawn_ais = _both(model, simulated, kernels, config, generator)
     above = _reverse(model, simulated, z, kernels, config, generator)

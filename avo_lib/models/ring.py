@@ -6,7 +6,7 @@ It has one latent, so that log p(x) and the posterior are sums on a grid: nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel
+from avo_lib.models.parts import frozen
 from avo_lib.numerics import LOG_2PI, log_normal, symmetric_axis
 from avo_lib.objectives import calibrated_avo, elbo, iwae
 from avo_lib.paths import AmortisedPath, linear_alphas
@@ -160,12 +161,12 @@ class Ring(nn.Module):
 
     def std(self, z: Tensor) -> Tensor:
         """The noise's standard deviation at z, ``(..., copies, points, 1)`` to the same."""
-        return self._std(z, dict(self.noise.named_parameters()))
+        return self._std(z, self.noise)
 
-    def _std(self, z: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    @staticmethod
+    def _std(z: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
         flat = z.movedim(-3, 0).flatten(1, -2)  # one product for each copy
-        raw = torch.func.functional_call(self.noise, parameters, (flat,))
-        std = functional.softplus(raw) + STD_FLOOR
+        std = functional.softplus(noise(flat)) + STD_FLOOR
         return std.reshape(z.shape[-3], *z.shape[:-3], *z.shape[-2:]).movedim(0, -3)
 
     def chain(self, x: Tensor) -> Chain:
@@ -176,11 +177,10 @@ class Ring(nn.Module):
         else:
             zero = x.new_zeros(len(x), 1 if self.config.method == "iwae" else x.shape[1], 1)
             proposal = Gaussian(zero, zero + 1)
-        constants = {name: value.detach() for name, value in self.noise.named_parameters()}
         path = AmortisedPath(
             log_normal,
             lambda z: log_normal(x, mean(z), self.std(z)),
-            lambda z: log_normal(x, mean(z), self._std(z, constants)),
+            lambda z: log_normal(x, mean(z), self._std(z, frozen(self.noise))),
             linear_alphas(len(self.kernels)),
         )
         return Chain(proposal, list(self.kernels), path, x)  # type: ignore[arg-type]

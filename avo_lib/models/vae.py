@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,8 @@ from torch.nn import functional
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel, Householder, Kernel
-from avo_lib.numerics import check_binary, log_bernoulli, log_normal
+from avo_lib.models.parts import LIKELIHOODS, frozen, trunk
+from avo_lib.numerics import log_normal
 from avo_lib.paths import AmortisedPath, linear_alphas
 
 STD_FLOOR = 1e-4
@@ -37,6 +37,7 @@ class VAEConfig:
         conditioning: How gated kernels see the encoder's features, ``"concat"`` or ``"weight_norm"``.
         std_init: Standard deviation of the gated kernels at the start; small, see :class:`GatedKernel`.
         gate_bias: Bias of their gates at the start.
+        likelihood: ``"bernoulli"`` for binary pixels, ``"gaussian"`` for real ones with noise of a learned scale.
     """
 
     pixels: int = 784
@@ -50,10 +51,11 @@ class VAEConfig:
     conditioning: str = "concat"
     std_init: float = 0.05
     gate_bias: float = -3.0
+    likelihood: str = "bernoulli"
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist and combinations that make no sense."""
-        for value, valid in ((self.layers, LAYERS), (self.kernel, KERNELS)):
+        for value, valid in ((self.layers, LAYERS), (self.kernel, KERNELS), (self.likelihood, tuple(LIKELIHOODS))):
             if value not in valid:
                 raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
         if self.layers == "gated" and self.batch_norm:
@@ -68,54 +70,34 @@ class VAEConfig:
             raise ValueError(f"need T >= 0 and at least one hidden layer, got T={self.T} and hidden={self.hidden}")
 
 
-class _GatedLayer(nn.Module):
-    """(W h + b) * sigmoid(V h + c), in one product."""
-
-    def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_dim, 2 * out_dim)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return functional.glu(self.linear(h))
-
-
-def _trunk(widths: Sequence[int], config: VAEConfig) -> nn.Sequential:
-    """Hidden layers from widths[0] to widths[-1]."""
-    modules: list[nn.Module] = []
-    for in_dim, out_dim in pairwise(widths):
-        if config.layers == "gated":
-            modules.append(_GatedLayer(in_dim, out_dim))
-            continue
-        modules.append(nn.Linear(in_dim, out_dim, bias=not config.batch_norm))
-        if config.batch_norm:
-            modules.append(nn.BatchNorm1d(out_dim))
-        modules.append(nn.LeakyReLU())
-    return nn.Sequential(*modules)
-
-
 class VAE(nn.Module):
-    r"""A Bernoulli VAE whose approximate posterior is a chain (Kingma & Welling 2014, Huang et al. 2018).
+    r"""A VAE whose approximate posterior is a chain (Kingma & Welling 2014, Huang et al. 2018).
 
     The encoder gives a Gaussian :math:`q_0(z_0\mid x)` and features for the T kernels; the path runs from the prior
     :math:`p(z) = \mathcal N(0, I)` to :math:`p(z)\,p(x\mid z)`.
 
     Args:
         config: The architecture.
+        encoder: In place of its own, from images ``(images, pixels)`` to features ``(images, hidden[-1])``.
+        decoder: In place of its own, from ``(points, latent)`` to ``(points, pixels)``: log odds or means.
 
     >>> model = VAE(VAEConfig(pixels=16, hidden=(8,), latent=2, T=3, batch_norm=False))
     >>> model.chain(torch.ones(5, 16)).sample().log_w().shape
     torch.Size([5])
     """
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(
+        self, config: VAEConfig, *, encoder: nn.Module | None = None, decoder: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        widths, features = (config.pixels, *config.hidden), config.hidden[-1]
-        self.encoder = _trunk(widths, config)
+        widths, features, style = (config.pixels, *config.hidden), config.hidden[-1], (config.layers, config.batch_norm)
+        self.encoder = encoder or trunk(widths, *style)
         self.q0 = nn.Linear(features, 2 * config.latent)
-        self.decoder = nn.Sequential(
-            _trunk((config.latent, *config.hidden[::-1]), config), nn.Linear(config.hidden[0], config.pixels)
+        self.decoder = decoder or nn.Sequential(
+            trunk((config.latent, *config.hidden[::-1]), *style), nn.Linear(config.hidden[0], config.pixels)
         )
+        self.likelihood = LIKELIHOODS[config.likelihood]()
         self.kernels = nn.ModuleList(self._kernel(features) for _ in range(config.T))
         self.alphas: Tensor
         self.register_buffer("alphas", linear_alphas(config.T), persistent=False)
@@ -135,46 +117,46 @@ class VAE(nn.Module):
         )
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits of the pixels, ``(..., latent)`` to ``(..., pixels)``."""
-        logits: Tensor = self.decoder(z.reshape(-1, z.shape[-1]))
-        return logits.reshape(*z.shape[:-1], -1)
+        """What the likelihood needs of each pixel, log odds or mean: ``(..., latent)`` to ``(..., pixels)``."""
+        return self._decode(self.decoder, z)
+
+    def _decode(self, decoder: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+        given = decoder(z.reshape(-1, z.shape[-1]))
+        if given.shape != (expected := (z.shape[:-1].numel(), self.config.pixels)):
+            raise ValueError(f"the decoder should give {tuple(expected)} numbers, but gives {tuple(given.shape)}")
+        return given.reshape(*z.shape[:-1], -1)
 
     def chain(self, x: Tensor, *, seen: Tensor | None = None) -> Chain:
         """The chain that approximates the posterior of x.
 
         Args:
-            x: Binary images ``(images, pixels)``.
+            x: Images ``(images, pixels)``, binary under a Bernoulli likelihood.
             seen: What the encoder sees in place of x, of any values; a proposal needs no binary pixels.
 
         Returns:
             The chain.
 
         Raises:
-            ValueError: If x has the wrong shape or grey pixels.
+            ValueError: If x has the wrong shape or pixels, or an own encoder or decoder gives a wrong shape.
         """
         if x.dim() != 2 or x.shape[1] != self.config.pixels:
             raise ValueError(f"expected images of shape (images, {self.config.pixels}), got {tuple(x.shape)}")
-        check_binary(x)
+        self.likelihood.check(x)
         features = self.encoder(x if seen is None else seen)
+        if features.shape != (expected := (len(x), self.config.hidden[-1])):
+            raise ValueError(f"the encoder should give {expected} features, but gives {tuple(features.shape)}")
         mean, std = self.q0(features).chunk(2, dim=-1)
         path = AmortisedPath(
             log_normal,
-            lambda z: log_bernoulli(x, self.decode(z)),
-            lambda z: log_bernoulli(x, self._decode_frozen(z)),
+            lambda z: self.likelihood(x, self.decode(z)),
+            lambda z: frozen(self.likelihood)(x, self._decode(frozen(self.decoder), z)),
             self.alphas,
         )
         proposal = Gaussian(mean, functional.softplus(std) + STD_FLOOR)
         kernels: Sequence[Kernel] = list(self.kernels)  # type: ignore[arg-type]
         return Chain(proposal, kernels, path, features)
 
-    def _decode_frozen(self, z: Tensor) -> Tensor:
-        """The decoder with its parameters constant; batch norm normalises but does not record."""
-        constants = {name: value.detach() for name, value in self.decoder.named_parameters()}
-        constants |= {name: value.clone() for name, value in self.decoder.named_buffers()}
-        logits: Tensor = torch.func.functional_call(self.decoder, constants, (z.reshape(-1, z.shape[-1]),))
-        return logits.reshape(*z.shape[:-1], -1)
-
     def sample_images(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Pixel probabilities ``(n, pixels)`` of n draws of the prior."""
+        """The mean images ``(n, pixels)``, for binary pixels their probabilities, of n draws of the prior."""
         z = torch.randn(n, self.config.latent, generator=generator, device=self.alphas.device)
-        return self.decode(z).sigmoid()
+        return self.likelihood.mean(self.decode(z))

@@ -1,0 +1,109 @@
+"""Parts of latent-variable models: hidden layers, likelihoods, and a module held constant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avo_lib.numerics import check_binary, log_bernoulli, log_normal
+
+
+class GatedLayer(nn.Module):
+    """(W h + b) * sigmoid(V h + c), in one product (Tomczak & Welling 2016)."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_dim, 2 * out_dim)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``(..., in_dim)`` to ``(..., out_dim)``."""
+        return functional.glu(self.linear(h))
+
+
+def trunk(widths: Sequence[int], layers: str, batch_norm: bool) -> nn.Sequential:
+    """Hidden layers from widths[0] to widths[-1], ``"gated"`` or ``"leaky_relu"`` and then perhaps batch-normalised."""
+    modules: list[nn.Module] = []
+    for in_dim, out_dim in pairwise(widths):
+        if layers == "gated":
+            modules.append(GatedLayer(in_dim, out_dim))
+            continue
+        modules.append(nn.Linear(in_dim, out_dim, bias=not batch_norm))
+        if batch_norm:
+            modules.append(nn.BatchNorm1d(out_dim))
+        modules.append(nn.LeakyReLU())
+    return nn.Sequential(*modules)
+
+
+class Bernoulli(nn.Module):
+    """Binary pixels, whose log odds the decoder gives."""
+
+    def check(self, x: Tensor) -> None:
+        """Refuse grey pixels; see :func:`avo_lib.numerics.check_binary`."""
+        check_binary(x)
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Log p(x|z) in nats, summed over pixels."""
+        return log_bernoulli(x, logits)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Probabilities of the pixels."""
+        return logits.sigmoid()
+
+    def sample(self, logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Binary pixels."""
+        return torch.bernoulli(logits.sigmoid(), generator=generator)
+
+
+class GaussianNoise(nn.Module):
+    """Real pixels with Gaussian noise of one learned standard deviation around the decoder's output.
+
+    Nats of real pixels are those of a density: they change with the unit of the pixels, and may be positive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_std = nn.Parameter(torch.zeros(()))
+
+    def check(self, x: Tensor) -> None:
+        """Refuse what is no finite floating-point number."""
+        if not x.is_floating_point() or not bool(x.isfinite().all()):
+            raise ValueError(f"pixels must be finite floating-point numbers, got {x.dtype}")
+
+    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Log p(x|z) in nats, summed over pixels."""
+        return log_normal(x, mean, self.log_std.exp())
+
+    def mean(self, mean: Tensor) -> Tensor:
+        """The decoder's output."""
+        return mean
+
+    def sample(self, mean: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Pixels with noise."""
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + self.log_std.exp() * noise
+
+
+LIKELIHOODS: dict[str, Callable[[], Bernoulli | GaussianNoise]] = {"bernoulli": Bernoulli, "gaussian": GaussianNoise}
+
+
+def frozen(module: nn.Module) -> Callable[..., Tensor]:
+    """A module as a function with constant parameters: gradients reach its inputs alone, and no buffer changes.
+
+    AVO's intermediate targets are made of a decoder that must not learn from them.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> frozen(layer)(torch.ones(2)).requires_grad
+    False
+    """
+
+    def call(*inputs: Tensor) -> Tensor:
+        state = {name: value.detach() for name, value in module.named_parameters()}
+        state |= {name: value.clone() for name, value in module.named_buffers()}
+        found: Tensor = torch.func.functional_call(module, state, inputs)
+        return found
+
+    return call

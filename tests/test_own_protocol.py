@@ -1,0 +1,109 @@
+"""A protocol of one's own: swept over processes and over dask, and resumed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from avo_lib import AVO, ELBO, VAE, Dataset, TrainConfig, VAEConfig
+from avo_lib.experiments.campaign import load_model, sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stripes:
+    """Grey images of eight pixels with Gaussian noise, in two kinds."""
+
+    train: TrainConfig
+    samples: int | None = 10
+    pause: float = 0.0
+
+    def data(self) -> Dataset:
+        time.sleep(self.pause)
+        generator = torch.Generator().manual_seed(1)
+        kind = torch.randint(2, (300, 1), generator=generator)
+        x = (torch.arange(8) % 2 == kind) + 0.1 * torch.randn(300, 8, generator=generator)
+        return Dataset(*x.split(100))
+
+    def build(self, seed: int) -> VAE:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return VAE(VAEConfig(pixels=8, hidden=(6,), latent=2, T=2, batch_norm=False, likelihood="gaussian"))
+
+    def described(self) -> dict:
+        return {"stripes": 8, "train": self.train.described()}
+
+
+METHODS = {
+    "elbo": Stripes(TrainConfig(epochs=2, batch_size=10, objective=ELBO())),
+    "avo": Stripes(TrainConfig(epochs=2, batch_size=10, objective=AVO(0.5))),
+}
+
+
+@pytest.fixture(autouse=True)
+def float32(float64):
+    """Workers start with torch's own default."""
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+
+
+def test_two_processes_run_what_is_missing(folders):
+    files = sweep("stripes", METHODS, seeds=(0, 1), jobs=2, **folders)
+    found = [json.loads(file.read_bytes()) for file in files]
+    assert [(row["method"], row["seed"]) for row in found] == [("elbo", 0), ("avo", 0), ("elbo", 1), ("avo", 1)]
+    assert all(row["experiment"] == "stripes" and row["config"]["stripes"] == 8 for row in found)
+    before = [file.stat().st_mtime_ns for file in files]
+    assert sweep("stripes", METHODS, seeds=(0, 1), jobs=1, **folders) == files
+    assert [file.stat().st_mtime_ns for file in files] == before
+    model = load_model("stripes", "avo", 1, setup=METHODS["avo"], results=folders["results"])
+    assert not model.training
+    other = {"avo": dataclasses.replace(METHODS["avo"], train=TrainConfig(epochs=3))}
+    with pytest.raises(ValueError, match="has other settings than stripes avo has now"):
+        sweep("stripes", other, **folders)
+
+
+def test_a_sweep_survives_the_death_of_a_dask_worker(folders, tmp_path):
+    """A scheduler and two workers on this machine; one is killed while it works, and the other does its share."""
+    pytest.importorskip("distributed")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    file = tmp_path / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    options = {"env": environment, "cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    crew = [subprocess.Popen([*command, "--no-dashboard", "--scheduler-file", str(file)], **options)]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-dashboard", "--no-nanny", "--nthreads", "1"]
+    try:
+        while not file.is_file() or not file.read_text().strip():
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        crew += [subprocess.Popen([*worker, address], **options) for _ in range(2)]
+        slow = {name: dataclasses.replace(setup, pause=3.0) for name, setup in METHODS.items()}
+        script = tmp_path / "sweep.py"
+        script.write_text(
+            "import sys\nfrom pathlib import Path\nfrom test_own_protocol import METHODS, dataclasses, sweep\n"
+            "slow = {name: dataclasses.replace(setup, pause=3.0) for name, setup in METHODS.items()}\n"
+            "here = Path(sys.argv[2])\n"
+            "sweep('stripes', slow, (0, 1), scheduler=sys.argv[1], results=here / 'results', runs=here / 'runs')\n"
+        )
+        crew.append(subprocess.Popen([sys.executable, str(script), address, str(tmp_path)], **options))
+        while not list(tmp_path.glob("results/stripes/*.json")):
+            assert crew[-1].poll() is None
+            time.sleep(0.1)
+        crew[1].send_signal(signal.SIGKILL)
+        assert crew[-1].wait(120) == 0
+        assert len(list(tmp_path.glob("results/stripes/*.json"))) == len(slow) * 2
+    finally:
+        for process in crew:
+            process.kill()
+            process.wait()
