@@ -7,7 +7,7 @@
     const before = formula.previousSibling?.nodeType === Node.TEXT_NODE && formula.previousSibling;
     const after = formula.nextSibling?.nodeType === Node.TEXT_NODE && formula.nextSibling;
     const opening = before ? before.data.match(/[(\[“±−]*$/)[0].length : 0;
-    const closing = after ? after.data.match(/^[.,;:!?)\]’”]*/)[0].length : 0;
+    const closing = after ? after.data.match(/^[-–.,;:!?)\]’”]*/)[0].length : 0;
     if (!opening && !closing) return;
     const tied = document.createElement("span");
     tied.className = "avo-tied";
