@@ -42,14 +42,15 @@
   function line(text, patterns) {
     const at = Math.max(text.search(patterns[0]), 0);
     const start = at > AROUND ? text.indexOf(" ", at - AROUND) + 1 : 0;
-    const piece = text.slice(start, at + AROUND);
+    const end = at + AROUND < text.length ? Math.max(text.lastIndexOf(" ", at + AROUND), at) : text.length;
+    const piece = text.slice(start, end);
     const shown = element("p", {}, start ? "… " : "");
     let done = 0;
     for (const match of piece.matchAll(new RegExp(patterns.map((one) => one.source).join("|"), "giu"))) {
       shown.append(piece.slice(done, match.index), element("mark", {}, match[0]));
       done = match.index + match[0].length;
     }
-    shown.append(piece.slice(done), at + AROUND < text.length ? " …" : "");
+    shown.append(piece.slice(done), end < text.length ? "\u00a0…" : "");
     return shown;
   }
 

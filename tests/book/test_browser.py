@@ -148,6 +148,7 @@ def test_search_finds_chapters_first_with_a_line_of_text(
 ) -> None:
     with Visit(browser, built_book / "search.html") as visit:
         visit.page.goto((built_book / "search.html").as_uri() + f"?q={query}")
+        assert all(title.is_visible() for title in visit.page.locator("#search-results h2").all())
         titles = visit.page.locator("#search-results h2").all_inner_texts()
         assert titles[0].startswith(first)
         assert "The package avo_lib" in titles[-2:], "reference pages come last"
