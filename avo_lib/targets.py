@@ -76,12 +76,12 @@ class GaussianMixture:
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log density in nats, ``(..., 2)`` to ``(...)``."""
-        normaliser = -math.log(2 * math.pi * self.std**2)
-        terms = [
-            math.log(w) + normaliser - ((z[..., 0] - m1).square() + (z[..., 1] - m2).square()) / (2 * self.std**2)
-            for w, (m1, m2) in zip(self.weights, self.means, strict=True)
-        ]
-        return _log_sum(*terms)
+        # Components on a leading axis, coordinates apart: a sum over a tiny trailing axis is several times slower.
+        along = (-1, *[1] * (z.dim() - 1))
+        m1, m2 = (z.new_tensor([mean[i] for mean in self.means]).reshape(along) for i in (0, 1))
+        log_w = z.new_tensor([math.log(w / (2 * math.pi * self.std**2)) for w in self.weights]).reshape(along)
+        squares = (z[..., 0] - m1).square() + (z[..., 1] - m2).square()
+        return torch.logsumexp(log_w - squares / (2 * self.std**2), 0)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws ``(n, 2)``."""
