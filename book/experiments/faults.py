@@ -12,7 +12,7 @@ import math
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import avo_lib
 import torch
@@ -40,6 +40,7 @@ class Correct:
     """Loss-calibrated AVO; a fault overrides one method."""
 
     method, grey = "avo", False  # of the report protocol; on grey pixels?
+    start: ClassVar[dict[str, float]] = {}  # of the kernels, if not ours
 
     def order(self, images: int, noise: Generator) -> Tensor:
         return torch.randperm(images, generator=noise)
@@ -145,6 +146,19 @@ class All(EncoderBase, BatchSum, EveryTarget, Grey, FixedOrder, SlowBeta):
     """All of them together."""
 
 
+class AllButBatchSum(EncoderBase, EveryTarget, Grey, FixedOrder, SlowBeta):
+    """All but the sum over the batch."""
+
+
+class RawKernels(Correct):
+    """Kernels as fresh linear layers make them: broad, half open gates."""
+
+    start: ClassVar[dict[str, float]] = {
+        "std_init": math.log(2),  # softplus(0)
+        "gate_bias": 0.0,
+    }
+
+
 class PlainVAE(Correct):
     """For scale: no kernels."""
 
@@ -166,6 +180,8 @@ RECIPES: dict[str, type[Correct]] = {
     "every_target": EveryTarget,
     "fixed_order": FixedOrder,
     "slow_beta": SlowBeta,
+    "raw_kernels": RawKernels,
+    "all_but_batch_sum": AllButBatchSum,
     "vae": PlainVAE,
     "hvi": HVI,
 }
@@ -205,6 +221,7 @@ def train(
 ) -> tuple[VAE, list[dict[str, float]]]:
     """The model after its last epoch, and its learning curve."""
     setup = find("report", recipe.method)
+    setup = replace(setup, model=replace(setup.model, **recipe.start))
     config, model, grey = setup.train, setup.build(seed), data.train
     share = getattr(config.objective, "share", 0.0)
     noise, curve, step = Generator().manual_seed(seed), [], 0
