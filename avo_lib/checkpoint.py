@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -41,6 +42,15 @@ def digest(*tensors: Tensor) -> str:
     return found.hexdigest()[:16]
 
 
+def settled(value: Any) -> str:
+    """A value's ``repr`` without the addresses in it, which are others in every process.
+
+    >>> settled(math.sqrt), settled(object())
+    ('<built-in function sqrt>', '<object object>')
+    """
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
 class Checkpoint:
     """A run's state, kept in a file that is replaced as a whole.
 
@@ -67,9 +77,10 @@ class Checkpoint:
         self.file, self.run = folder / "checkpoint.pt", run
         self.model, self.optimiser, self.generator = model, optimiser, generator
         options = [(item, config) for config in configs for item in fields(config)]
-        self.defaults = {item.name: repr(item.default) for item, _ in options}
-        self.identity = {item.name: repr(getattr(config, item.name)) for item, config in options}
+        self.defaults = {item.name: settled(item.default) for item, _ in options}
+        self.identity = {item.name: settled(getattr(config, item.name)) for item, config in options}
         self.identity |= {name: repr(value) for name, value in (others | {"device": generator.device.type}).items()}
+        self.identity["layers of the model"] = hashlib.sha256(settled(model).encode()).hexdigest()[:16]
 
     def save(self) -> None:
         """Write it; whatever was there stays until the new one is complete."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avo_lib.checkpoint import Checkpoint, Progress, digest
+from avo_lib.checkpoint import Checkpoint, Progress, digest, settled
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
@@ -47,8 +47,8 @@ class TrainConfig:
 
     def described(self) -> dict[str, Any]:
         """The settings as plain values, for results."""
-        objective = {"name": type(self.objective).__name__, **vars(self.objective)}
-        return asdict(self) | {"beta": repr(self.beta), "objective": objective}
+        name = getattr(self.objective, "__qualname__", type(self.objective).__name__)  # a function has its own
+        return asdict(self) | {"beta": settled(self.beta), "objective": {"name": name, **vars(self.objective)}}
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -66,7 +66,7 @@ def fit(
     config: TrainConfig,
     *,
     seed: int = 0,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     device: str | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Progress:
@@ -99,6 +99,7 @@ def fit(
             f"need a seed of at least 0 and images to train and to validate on, got seed {seed}, {len(data.train)} and "
             f"{len(data.valid)} images"
         )
+    folder = None if folder is None else Path(folder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _try(model.to(place), data.valid[:1].to(place))
     if any(isinstance(part, nn.BatchNorm1d) for part in model.modules()) and len(data.train) % config.batch_size == 1:
