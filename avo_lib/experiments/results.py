@@ -24,9 +24,9 @@ def versions() -> dict[str, str]:
     return {"avo_lib": avo_lib.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def result_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
+def result_file(experiment: str, method: str, seed: int, folder: Path | str = RESULTS) -> Path:
     """Where a run's result goes."""
-    return folder / experiment / f"{method}-seed{seed}.json"
+    return Path(folder) / experiment / f"{method}-seed{seed}.json"
 
 
 def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
