@@ -25,11 +25,11 @@ class Progress:
     batch: int = 0
     step: int = 0
     total: float = 0.0  # of the objective over this epoch's images
-    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long), repr=False)
     curve: list[dict[str, float]] = field(default_factory=list)
     best_bound: float = -math.inf
     best_epoch: int = 0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  # a notebook shows what fit returns
     seconds: float = 0.0
 
 

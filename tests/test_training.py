@@ -556,3 +556,8 @@ def test_functions_are_known_by_their_names(part, tmp_path, cut_power):
         train(configs[0], folder=tmp_path)
     cut_power(1000)
     assert train(configs[1], folder=tmp_path)[1].epoch == 2
+
+
+def test_a_finished_run_shows_no_weights(uninterrupted):
+    _, run = uninterrupted["elbo"]
+    assert run.best_weights and "tensor" not in repr(run) and f"best_epoch={run.best_epoch}" in repr(run)
