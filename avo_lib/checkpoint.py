@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -26,11 +27,11 @@ class Progress:
     batch: int = 0
     step: int = 0
     total: float = 0.0  # of the objective over this epoch's images
-    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long), repr=False)
     curve: list[dict[str, float]] = field(default_factory=list)
     best_bound: float = -math.inf
     best_epoch: int = 0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  # a notebook shows what fit returns
     seconds: float = 0.0
 
 
@@ -46,6 +47,15 @@ def digest(*tensors: Tensor) -> str:
 def seal(payload: bytes) -> bytes:
     """What is written, after its SHA-256: a bit that has flipped is noticed."""
     return hashlib.sha256(payload).digest() + payload
+
+
+def settled(value: Any) -> str:
+    """A value's ``repr`` without the addresses in it, which are others in every process.
+
+    >>> settled(math.sqrt), settled(object())
+    ('<built-in function sqrt>', '<object object>')
+    """
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def by_value(setting: Any) -> str:
@@ -65,7 +75,7 @@ def by_value(setting: Any) -> str:
     if is_dataclass(setting):
         options = (f"{item.name}={by_value(getattr(setting, item.name))}" for item in fields(setting))
         return f"{type(setting).__name__}({', '.join(options)})"
-    return repr(int(setting) if isinstance(setting, float) and setting.is_integer() else setting)
+    return settled(int(setting) if isinstance(setting, float) and setting.is_integer() else setting)
 
 
 class Checkpoint:
@@ -97,6 +107,7 @@ class Checkpoint:
         self.defaults = {item.name: by_value(item.default) for item, _ in options}
         self.identity = {item.name: by_value(getattr(config, item.name)) for item, config in options}
         self.identity |= {name: by_value(value) for name, value in (others | {"device": generator.device.type}).items()}
+        self.identity["layers of the model"] = hashlib.sha256(by_value(model).encode()).hexdigest()[:16]
 
     def save(self) -> None:
         """Write it; whatever was there stays until the new one is complete."""

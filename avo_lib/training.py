@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avo_lib.checkpoint import Checkpoint, Progress, digest
+from avo_lib.checkpoint import Checkpoint, Progress, digest, settled
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
@@ -49,8 +49,8 @@ class TrainConfig:
 
     def described(self) -> dict[str, Any]:
         """The settings as plain values, for results."""
-        objective = {"name": type(self.objective).__name__, **vars(self.objective)}
-        return asdict(self) | {"beta": repr(self.beta), "objective": objective}
+        name = getattr(self.objective, "__qualname__", type(self.objective).__name__)  # a function has its own
+        return asdict(self) | {"beta": settled(self.beta), "objective": {"name": name, **vars(self.objective)}}
 
     def __post_init__(self) -> None:
         """Take numpy's numbers for Python's, and refuse what cannot be trained."""
@@ -71,7 +71,7 @@ def fit(
     config: TrainConfig,
     *,
     seed: int = 0,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     device: str | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Progress:
@@ -105,6 +105,7 @@ def fit(
             f"need a seed from 0 to 2**63 - 1 and images to train and to validate on, got seed {seed}, "
             f"{len(data.train)} and {len(data.valid)} images"
         )
+    folder = None if folder is None else Path(folder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _try(model.to(place), data.valid[:1].to(place))
     if any(isinstance(part, nn.BatchNorm1d) for part in model.modules()) and len(data.train) % config.batch_size == 1:

@@ -592,3 +592,46 @@ def test_any_model_with_a_chain_is_trained_on_any_data(generator, tmp_path):
 def test_data_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make(tiny_data(dynamic=False).train)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 12)),
+        torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ELU(), torch.nn.Linear(5, 12)),
+    ],
+    ids=["other activation", "other width"],
+)
+def test_a_checkpoint_of_other_networks_is_refused(decoder, tmp_path):
+    """They are not part of the model's configuration, and weights of the same shapes would be taken in silence."""
+    own = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ELU(), torch.nn.Linear(4, 12))
+    config = dataclasses.replace(OBJECTIVES["elbo"], epochs=1)
+    fit(VAE(MODEL, decoder=own), tiny_data(), config, device="cpu", folder=str(tmp_path))
+    with pytest.raises(ValueError, match=r"another configuration \(layers of the model was"):
+        fit(VAE(MODEL, decoder=decoder), tiny_data(), config, device="cpu", folder=tmp_path)
+
+
+@pytest.mark.parametrize("part", ["objective", "beta"])
+def test_functions_are_known_by_their_names(part, tmp_path, cut_power):
+    """Their addresses differ in every process: a run would not go on, and a finished one not be recognised."""
+
+    def make(value: float):
+        def own(*args, **kwargs):
+            return ELBO()(*args, **kwargs) if part == "objective" else value
+
+        return own
+
+    configs = [TrainConfig(epochs=2, batch_size=16, **{part: make(1.0)}) for _ in range(2)]
+    assert getattr(configs[0], part) is not getattr(configs[1], part)
+    assert configs[0].described() == configs[1].described()
+    assert "own" in str(configs[0].described()[part])
+    cut_power(6)
+    with pytest.raises(PowerCut):
+        train(configs[0], folder=tmp_path)
+    cut_power(1000)
+    assert train(configs[1], folder=tmp_path)[1].epoch == 2
+
+
+def test_a_finished_run_shows_no_weights(uninterrupted):
+    _, run = uninterrupted["elbo"]
+    assert run.best_weights and "tensor" not in repr(run) and f"best_epoch={run.best_epoch}" in repr(run)

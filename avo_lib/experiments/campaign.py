@@ -31,8 +31,8 @@ def run(
     seed: int = 0,
     *,
     setup: Setup | None = None,
-    results: Path = RESULTS,
-    runs: Path = RUNS,
+    results: Path | str = RESULTS,
+    runs: Path | str = RUNS,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write one result with its weights. An interrupted run goes on where it stopped.
@@ -59,7 +59,7 @@ def run(
     file, config = result_file(experiment, method, seed, results), plain(setup.described())
     ensure_writable(file.parent)
     data, model = setup.data(), setup.build(seed)
-    folder = runs / experiment / f"{method}-seed{seed}"
+    folder = Path(runs) / experiment / f"{method}-seed{seed}"
     finished = fit(model, data, setup.train, seed=seed, folder=folder, device=device)
     result: dict[str, Any] = {
         "experiment": experiment,
@@ -102,7 +102,7 @@ def _bound(model: Any, images: torch.Tensor, dynamic: bool) -> dict[str, float]:
 
 
 def load_model(
-    experiment: str, method: str, seed: int = 0, *, setup: Setup | None = None, results: Path = RESULTS
+    experiment: str, method: str, seed: int = 0, *, setup: Setup | None = None, results: Path | str = RESULTS
 ) -> Any:
     """A trained model from its published weights, in evaluation mode; ``setup`` as for :func:`run`.
 
@@ -123,8 +123,9 @@ def sweep(
     *,
     jobs: int = -1,
     scheduler: str | None = None,
-    results: Path = RESULTS,
-    runs: Path = RUNS,
+    results: Path | str = RESULTS,
+    runs: Path | str = RUNS,
+    device: str | None = None,
 ) -> list[Path]:
     """Run methods × seeds, one process a core; results that exist are skipped.
 
@@ -136,6 +137,7 @@ def sweep(
         scheduler: Address of a dask scheduler to run on instead (the ``cluster`` extra).
         results: Folder of the results.
         runs: Folder of the checkpoints.
+        device: Torch device of every run; by default a GPU if there is one, which all processes then share.
 
     Returns:
         The files of all results asked for.
@@ -159,7 +161,7 @@ def sweep(
         backend = {"backend": "dask"}
     with parallel_config(**backend):
         ends = Parallel()(
-            delayed(_attempt)(run, experiment, *one, setup=methods[one[0]], results=results, runs=runs)
+            delayed(_attempt)(run, experiment, *one, setup=methods[one[0]], results=results, runs=runs, device=device)
             for one in missing
         )
     if diverged := [f"{method} seed {seed}: {end}" for (method, seed), end in zip(missing, ends, strict=True) if end]:
@@ -167,7 +169,7 @@ def sweep(
     return [result_file(experiment, *one, results) for one in wanted]
 
 
-def _finished(experiment: str, method: str, seed: int, results: Path, setup: Setup) -> bool:
+def _finished(experiment: str, method: str, seed: int, results: Path | str, setup: Setup) -> bool:
     file = result_file(experiment, method, seed, results)
     if not file.is_file():
         return False

@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
     return {"avo_lib": avo_lib.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def result_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
+def result_file(experiment: str, method: str, seed: int, folder: Path | str = RESULTS) -> Path:
     """Where a run's result goes.
 
     Raises:
@@ -35,7 +35,7 @@ def result_file(experiment: str, method: str, seed: int, folder: Path = RESULTS)
     """
     if not 0 <= seed < 2**63:
         raise ValueError(f"a seed is a whole number from 0 to 2**63 - 1, not {seed}")
-    return folder / experiment / f"{method}-seed{seed}.json"
+    return Path(folder) / experiment / f"{method}-seed{seed}.json"
 
 
 def read_result(file: Path) -> dict[str, Any]:
