@@ -37,7 +37,7 @@ test: .venv/.installed ## Run all tests, and every notebook cell against its sto
 plain: .venv/.installed ## Run the notebooks that compute what they show once more, under the plainest arithmetic of a processor
 	@ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
 	  $(BIN)/pytest --nbval --numprocesses auto --dist loadfile --no-loadscope-reorder \
-	  $(addprefix book/,annealing collapse foundations richer experiments/robustness.ipynb)
+	  $(addprefix book/,annealing collapse foundations richer reference experiments/robustness.ipynb)
 
 check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctests, notebook hygiene
 	@$(BIN)/ruff check .

@@ -6,10 +6,14 @@ import sys
 def main() -> None:
     """Run the command line, or say what is missing."""
     try:
-        from avo_lib.experiments import command_line
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: there is no {error.name}; the command line needs: pip install 'avo-lib[experiments]'")
-    command_line.main()
+        try:
+            from avo_lib.experiments import command_line
+        except ModuleNotFoundError as error:
+            sys.exit(f"error: there is no {error.name}; the command line needs: pip install 'avo-lib[experiments]'")
+        command_line.main()
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from what is finished", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

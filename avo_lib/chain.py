@@ -97,8 +97,7 @@ class Drawn:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats."""
-        log_q: Tensor = self.distribution.log_prob(z)
-        return check_axes("log_prob of the distribution", log_q, z)
+        return check_axes("log_prob of the distribution", self.distribution.log_prob(z), z)
 
 
 @dataclass(frozen=True)
@@ -246,5 +245,6 @@ class Chain:
         for t in range(len(self.kernels), 0, -1):
             z, log_ratio = self.kernels[t - 1].reverse(z, self.target(t), self.context, generator=generator)
             zs.append(z)
-            log_ratios.append(log_ratio)
-        return Trajectory(tuple(zs[::-1]), self.proposal.log_prob(zs[-1]), tuple(log_ratios[::-1]), self.path)
+            log_ratios.append(check_axes(f"kernel {t}", log_ratio, z))
+        log_q0 = check_axes("log_prob of the proposal", self.proposal.log_prob(z), z)
+        return Trajectory(tuple(zs[::-1]), log_q0, tuple(log_ratios[::-1]), self.path)

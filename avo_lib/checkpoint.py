@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from avo_lib.files import write_atomically
+
+SEAL = hashlib.sha256().digest_size
 
 
 @dataclass
@@ -24,11 +27,11 @@ class Progress:
     batch: int = 0
     step: int = 0
     total: float = 0.0  # of the objective over this epoch's images
-    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long), repr=False)
     curve: list[dict[str, float]] = field(default_factory=list)
     best_bound: float = -math.inf
     best_epoch: int = 0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  # a notebook shows what fit returns
     seconds: float = 0.0
 
 
@@ -41,8 +44,42 @@ def digest(*tensors: Tensor) -> str:
     return found.hexdigest()[:16]
 
 
+def seal(payload: bytes) -> bytes:
+    """What is written, after its SHA-256: a bit that has flipped is noticed."""
+    return hashlib.sha256(payload).digest() + payload
+
+
+def settled(value: Any) -> str:
+    """A value's ``repr`` without the addresses in it, which are others in every process.
+
+    >>> settled(math.sqrt), settled(object())
+    ('<built-in function sqrt>', '<object object>')
+    """
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def by_value(setting: Any) -> str:
+    """What tells a setting from another, whatever types it is written in.
+
+    >>> by_value((0.0, 1e-3)) == by_value([0, 1e-3])
+    True
+    """
+    if isinstance(setting, type):
+        return repr(setting)
+    if hasattr(setting, "tolist"):  # numpy's numbers and arrays, and tensors
+        setting = setting.tolist()
+    if isinstance(setting, dict):
+        setting = sorted(setting.items(), key=repr)
+    if isinstance(setting, list | tuple):
+        return f"[{', '.join(map(by_value, setting))}]"
+    if is_dataclass(setting):
+        options = (f"{item.name}={by_value(getattr(setting, item.name))}" for item in fields(setting))
+        return f"{type(setting).__name__}({', '.join(options)})"
+    return settled(int(setting) if isinstance(setting, float) and setting.is_integer() else setting)
+
+
 class Checkpoint:
-    """A run's state, kept in a file that is replaced as a whole.
+    """A run's state, kept in a file that is replaced as a whole and carries its own SHA-256.
 
     Args:
         folder: Where ``checkpoint.pt`` goes.
@@ -67,9 +104,10 @@ class Checkpoint:
         self.file, self.run = folder / "checkpoint.pt", run
         self.model, self.optimiser, self.generator = model, optimiser, generator
         options = [(item, config) for config in configs for item in fields(config)]
-        self.defaults = {item.name: repr(item.default) for item, _ in options}
-        self.identity = {item.name: repr(getattr(config, item.name)) for item, config in options}
-        self.identity |= {name: repr(value) for name, value in (others | {"device": generator.device.type}).items()}
+        self.defaults = {item.name: by_value(item.default) for item, _ in options}
+        self.identity = {item.name: by_value(getattr(config, item.name)) for item, config in options}
+        self.identity |= {name: by_value(value) for name, value in (others | {"device": generator.device.type}).items()}
+        self.identity["layers of the model"] = hashlib.sha256(by_value(model).encode()).hexdigest()[:16]
 
     def save(self) -> None:
         """Write it; whatever was there stays until the new one is complete."""
@@ -77,7 +115,7 @@ class Checkpoint:
         parts |= {"generator": self.generator.get_state(), "identity": self.identity, "run": vars(self.run)}
         buffer = io.BytesIO()
         torch.save(parts, buffer)
-        write_atomically(self.file, buffer.getvalue())
+        write_atomically(self.file, seal(buffer.getvalue()))
 
     def restore(self) -> None:
         """Go back to the saved state, if there is one.
@@ -87,20 +125,24 @@ class Checkpoint:
         """
         if not self.file.is_file():
             return
+        content = self.file.read_bytes()
         try:
-            saved = torch.load(self.file, map_location=self.generator.device, weights_only=True)
+            if seal(content[SEAL:]) != content:
+                raise ValueError("its SHA-256 is another")
+            saved = torch.load(io.BytesIO(content[SEAL:]), map_location=self.generator.device, weights_only=True)
             # An option that came later had its default, which changes nothing.
             was = self.identity | self.defaults | saved["identity"]
-            parts = [saved[name] for name in ("model", "optimiser", "generator", "run")]
+            differing = [name for name, value in self.identity.items() if was[name] != value]
+            if not differing:
+                self.model.load_state_dict(saved["model"])
+                self.optimiser.load_state_dict(saved["optimiser"])
+                self.generator.set_state(saved["generator"].cpu())
+                vars(self.run).update(saved["run"])
         except Exception as error:  # what torch.load may raise is not documented, and its messages fill a screen
             message = f"{self.file} is damaged or not a checkpoint of this library. Delete it to start anew"
             raise ValueError(message) from error
-        if differing := [name for name, value in self.identity.items() if was[name] != value]:
+        if differing:
             changes = ", ".join(f"{name} was {was[name]}, is {self.identity[name]}" for name in differing)
             raise ValueError(
                 f"{self.file} belongs to another configuration ({changes}). Use another folder, or delete it"
             )
-        self.model.load_state_dict(parts[0])
-        self.optimiser.load_state_dict(parts[1])
-        self.generator.set_state(parts[2].cpu())
-        vars(self.run).update(parts[3])

@@ -48,15 +48,14 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Estimat
         generator: Source of the noise.
 
     Returns:
-        The estimate of log Z_T, a lower bound, and the log weights ``(samples, ...)`` in nats; over a proposal's own
-        axes the estimate is a mean.
+        The estimate of log Z_T, a lower bound (a mean over the proposal's axes), and log weights ``(samples, ...)``.
     """
     with torch.no_grad():
         z, log_q0 = chain.proposal.sample((samples,), generator=generator)
         log_w = -check_axes("the proposal", log_q0, z)
         for t, kernel in enumerate(chain.kernels, start=1):
             z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
-            log_w = log_w + log_ratio
+            log_w = log_w + check_axes(f"kernel {t}", log_ratio, z)
         log_w = log_w + chain.target(len(chain.kernels))(z)
     return _log_z_estimate(log_w), log_w
 
@@ -158,7 +157,9 @@ class LogLikelihood:
 
     @property
     def nll(self) -> Estimate:
-        """The mean of −log p̂(x) over images: an upper bound on the negative log-likelihood, in nats."""
+        """The mean of −log p̂(x) over images, an upper bound in nats; of one image with the error of its K weights."""
+        if len(self.log_p) == 1 < max(self.nll_by_samples):
+            return Estimate(-self.log_p.item(), abs(1 / self.ess.item() - 1 / max(self.nll_by_samples)) ** 0.5, "upper")
         return -estimate.mean(self.log_p, "lower")
 
 
@@ -177,13 +178,12 @@ def log_likelihood(
     p(x, z_T)/q_0(z_0) is no weight at all; the last kernel alone, p(x, z_T)/q_T(z_T | z_{T−1}), is unbiased but, when
     that kernel is narrow, far too low at any K that one can afford.
 
-    Image i draws from generators of its own, one for every 100 samples: its result depends neither on ``rows`` nor on
-    the images after it. Memory is constant in K.
+    Image i draws from generators of its own, one for every 100 samples: neither ``rows`` nor later images change it.
 
     Args:
         model: Anything with ``chain(x)``; put it in evaluation mode first.
         x: Binary images ``(images, pixels)``.
-        samples: K, trajectories for each image.
+        samples: K, trajectories for each image; memory does not grow with it.
         curve: Smaller K at which to report the mean NLL too, averaged over disjoint groups of the same draws.
         rows: Latents decoded at a time; speed and memory only.
         generator: Gives one seed, from which every image's generators follow.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import time
+from contextlib import suppress
+from glob import escape
 from pathlib import Path
+from tempfile import TemporaryFile
 
 _ABOVE = Path(__file__).resolve().parent.parent
 CLONE = _ABOVE if (_ABOVE / "pyproject.toml").is_file() else None  # none if avo_lib was installed without one
+ABANDONED = 3600.0  # seconds after which nobody is still writing a file
 
 
 def repository(name: str) -> Path:
@@ -36,24 +41,41 @@ def write_atomically(file: Path, content: bytes) -> None:
     """Write under a temporary name in the same folder, then rename: readers see the old file or the new one.
 
     Args:
-        file: Where to write; its folder is made if need be.
+        file: Where to write; its folder is made if need be. What writes that were killed an hour ago or earlier have
+            left of it is removed.
         content: What to write.
 
     Raises:
-        OSError: If the folder cannot be made or written to; the message says which, and an old file stays.
+        OSError: If it cannot be written; the message says which file and why, and an old file stays.
     """
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        for left in file.parent.glob(f".{escape(file.name)}.{'[0-9a-z_]' * 8}"):
+            with suppress(OSError):  # another process may be as tidy, and another user's file may stay
+                if left.stat().st_mtime < time.time() - ABANDONED:
+                    left.unlink()
+        try:
+            with temporary.open("xb") as stream:  # for whom the umask says: tempfile's are private
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(f"cannot write to {file.parent}: {error.strerror}. Choose a writable folder") from error
+        raise OSError(f"cannot write to {file}: {error.strerror}. Choose a writable folder") from error
+
+
+def ensure_writable(folder: Path) -> None:
+    """Make a folder if need be and try it, before there is an hour's work to lose.
+
+    Raises:
+        OSError: If nothing can be written there; the message says why.
+    """
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}. Choose a writable folder") from error

@@ -34,7 +34,9 @@ def standard_normal(like: Tensor, generator: Noise = None) -> Tensor:
     >>> standard_normal(torch.zeros(3, 2), torch.Generator().manual_seed(0)).shape
     torch.Size([3, 2])
     """
-    if generator is None or isinstance(generator, torch.Generator):
+    if generator is None:  # even as None the argument is too much for torch.compile where shapes vary
+        return torch.randn(like.shape, dtype=like.dtype, device=like.device)
+    if isinstance(generator, torch.Generator):
         return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
     if like.dim() < 2 or like.shape[-2] != len(generator):
         raise ValueError(f"{len(generator)} generators for a tensor of shape {tuple(like.shape)}: axis -2 must match")

@@ -7,7 +7,7 @@ cools). They are different temperatures: the paths here carry both, and say wher
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from avo_lib.numerics import check_axes
 
+Alphas = Tensor | Sequence[float]
 LogDensity = Callable[[Tensor], Tensor]
 """A log density in nats, possibly unnormalised: points ``(..., dim)`` to ``(...)``."""
 
@@ -34,7 +35,10 @@ class Path(Protocol):
         ...
 
 
-def _check_alphas(alphas: Tensor) -> Tensor:
+def _check_alphas(alphas: Alphas) -> Tensor:
+    alphas = torch.as_tensor(alphas)
+    if torch.compiler.is_compiling():  # the answer would cut the graph in two
+        return alphas
     if alphas.dim() != 1 or alphas[-1] != 1 or bool((alphas.diff() < 0).any()) or (len(alphas) > 1 and alphas[0] != 0):
         raise ValueError(f"alphas must rise from 0 to 1 along one axis, got {alphas.tolist()}")
     return alphas
@@ -66,7 +70,7 @@ class GeometricPath:
     [-2.0]
     """
 
-    def __init__(self, log_f0: LogDensity, log_fT: LogDensity, alphas: Tensor) -> None:
+    def __init__(self, log_f0: LogDensity, log_fT: LogDensity, alphas: Alphas) -> None:
         self.log_f0, self.log_fT = _checked("log_f0", log_f0), _checked("log_fT", log_fT)
         self.alphas = _check_alphas(alphas)
 
@@ -91,8 +95,7 @@ class AmortisedPath:
     r"""The path of a latent-variable model, :math:`f_t(z) = p(z)^\beta\,p(x\mid z)^{\alpha_t}`.
 
     With beta = 1 this is the geometric path from the prior to the joint density p(z) p(x|z). The model belongs to the
-    *last* target alone: it must not learn from the intermediate ones, on whose broad samples it would learn to blur.
-    :meth:`log_ladder` therefore takes the terms t < T from ``log_likelihood_frozen``.
+    *last* target alone: from the broad samples of the others (``log_likelihood_frozen``) it would learn to blur.
 
     Args:
         log_prior: Log p(z).
@@ -102,7 +105,7 @@ class AmortisedPath:
     """
 
     def __init__(
-        self, log_prior: LogDensity, log_likelihood: LogDensity, log_likelihood_frozen: LogDensity, alphas: Tensor
+        self, log_prior: LogDensity, log_likelihood: LogDensity, log_likelihood_frozen: LogDensity, alphas: Alphas
     ) -> None:
         self.log_prior = _checked("log_prior", log_prior)
         self.log_likelihood = _checked("log_likelihood", log_likelihood)
@@ -116,8 +119,7 @@ class AmortisedPath:
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Beta log p(z) + alpha_t log p(x|z) in nats."""
         log_prior = beta * self.log_prior(z)
-        alpha = self.alphas[t].item()
-        return log_prior if alpha == 0 else log_prior + alpha * self.log_likelihood(z)
+        return log_prior if t == 0 < len(self.alphas) - 1 else log_prior + self.alphas[t] * self.log_likelihood(z)
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T; one stacked call for all t < T, with the model held constant."""
@@ -222,9 +224,7 @@ class Cyclical:
 
     def __call__(self, step: int) -> float:
         """Beta at a step."""
-        if step >= self.period * self.cycles:
-            return 1.0
-        return min(1.0, (step % self.period) / (self.ramp * self.period))
+        return 1.0 if step >= self.period * self.cycles else min(1.0, step % self.period / (self.ramp * self.period))
 
 
 @dataclass(frozen=True)

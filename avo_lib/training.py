@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avo_lib.checkpoint import Checkpoint, Progress, digest
+from avo_lib.checkpoint import Checkpoint, Progress, digest, settled
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
@@ -47,11 +49,14 @@ class TrainConfig:
 
     def described(self) -> dict[str, Any]:
         """The settings as plain values, for results."""
-        objective = {"name": type(self.objective).__name__, **vars(self.objective)}
-        return asdict(self) | {"beta": repr(self.beta), "objective": objective}
+        name = getattr(self.objective, "__qualname__", type(self.objective).__name__)  # a function has its own
+        return asdict(self) | {"beta": settled(self.beta), "objective": {"name": name, **vars(self.objective)}}
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Take numpy's numbers for Python's, and refuse what cannot be trained."""
+        for item in fields(self):
+            if isinstance(value := getattr(self, item.name), np.generic):
+                object.__setattr__(self, item.name, value.item())
         if not all(isinstance(n, int) and n >= 1 for n in (self.epochs, self.batch_size)):
             raise ValueError("epochs and batch_size must be whole numbers of at least 1")
         if not 0 < self.lr < math.inf:
@@ -66,7 +71,7 @@ def fit(
     config: TrainConfig,
     *,
     seed: int = 0,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     device: str | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Progress:
@@ -94,11 +99,13 @@ def fit(
         TypeError: If the model has no ``chain``.
         OSError: If the folder cannot be written to.
     """
-    if seed < 0 or len(data.train) == 0 or len(data.valid) == 0:
+    seed = index(seed)
+    if not 0 <= seed < 2**63 or len(data.train) == 0 or len(data.valid) == 0:
         raise ValueError(
-            f"need a seed of at least 0 and images to train and to validate on, got seed {seed}, {len(data.train)} and "
-            f"{len(data.valid)} images"
+            f"need a seed from 0 to 2**63 - 1 and images to train and to validate on, got seed {seed}, "
+            f"{len(data.train)} and {len(data.valid)} images"
         )
+    folder = None if folder is None else Path(folder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _try(model.to(place), data.valid[:1].to(place))
     if any(isinstance(part, nn.BatchNorm1d) for part in model.modules()) and len(data.train) % config.batch_size == 1:
@@ -127,8 +134,8 @@ def fit(
             run.order = torch.randperm(len(train), generator=generator, device=place)
         for group in optimiser.param_groups:
             group["lr"] = config.lr * (config.lr_drop if run.epoch >= 0.8 * config.epochs else 1.0)
-        for index in run.order.split(config.batch_size)[run.batch :]:
-            x = train.index_select(0, index)
+        for images in run.order.split(config.batch_size)[run.batch :]:
+            x = train.index_select(0, images)
             if data.dynamic:
                 x = binarise(x, generator=generator)
             value = config.objective(cast(Model, model), x, beta=config.beta(run.step), generator=generator).mean()
@@ -178,7 +185,7 @@ def _finish_epoch(
     bound, _ = average_bound(model, valid, generator=torch.Generator(valid.device).manual_seed(seed))
     _check_finite("validation bound", bound.value, run, folder)
     run.epoch, run.batch = run.epoch + 1, 0
-    beta = config.beta(run.step)
+    beta = float(config.beta(run.step))
     run.curve.append({"epoch": run.epoch, "beta": beta, "train": run.total / images, "valid": bound.value})
     run.total = 0.0
     if bound.value > run.best_bound:

@@ -1,14 +1,18 @@
 """Named experiments: what they are, and that a run leaves all that it should."""
 
+import io
 import json
+import math
 import shutil
 from dataclasses import replace
 from functools import cache, partial
 
+import numpy as np
 import pytest
 import torch
 
 import avo_lib
+from avo_lib.checkpoint import SEAL, seal
 from avo_lib.experiments import campaign, protocols, results
 from avo_lib.experiments.campaign import load_model, log_likelihood_of_test, run, sweep
 from avo_lib.experiments.mnist import load_mnist
@@ -136,6 +140,60 @@ def test_a_sweep_refuses_results_of_other_settings(folders):
     file.write_text(json.dumps(result))
     with pytest.raises(ValueError, match=r"vae-seed0\.json has other settings than miniature vae has now"):
         sweep("miniature", ["vae"], jobs=1, **folders)
+
+
+@pytest.mark.parametrize("start", [partial(sweep, methods=["vae"], jobs=1), partial(run, method="vae")])
+def test_a_damaged_result_is_named(start, folders):
+    file = result_file("miniature", "vae", 0, folders["results"])
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(ValueError, match=r"vae-seed0\.json is not a result: .*Expecting value"):
+        start("miniature", **folders)
+
+
+@pytest.mark.parametrize("config", [{}, {"train": [], "model": {}}, {"train": {"samples": "two"}, "model": 7}])
+def test_settings_of_another_kind_are_other_settings(config, folders):
+    result = run("miniature", "vae", device="cpu", **folders)
+    file = result_file("miniature", "vae", 0, folders["results"])
+    file.write_text(json.dumps(result | {"config": config}))
+    with pytest.raises(ValueError, match="has other settings than miniature vae has now"):
+        sweep("miniature", ["vae"], jobs=1, **folders)
+
+
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf])
+def test_damaged_weights_are_not_published(spoilt, folders):
+    """Nor what they give, if a finished checkpoint is whole, but its weights are not."""
+    run("miniature", "vae", device="cpu", **folders)
+    shutil.rmtree(folders["results"])
+    file = folders["runs"] / "miniature" / "vae-seed0" / "checkpoint.pt"
+    parts = torch.load(io.BytesIO(file.read_bytes()[SEAL:]), weights_only=True)
+    next(iter(parts["run"]["best_weights"].values())).view(-1)[0] = spoilt
+    torch.save(parts, buffer := io.BytesIO())
+    file.write_bytes(seal(buffer.getvalue()))
+    with pytest.raises(FloatingPointError, match=r"vae-seed0\.json is not written: not all weights are finite in enc"):
+        run("miniature", "vae", device="cpu", **folders)
+    assert not [path for path in folders["results"].rglob("*") if path.is_file()]
+
+
+def test_the_results_folder_is_tried_before_the_training(folders, monkeypatch):
+    folders["results"].touch()
+    monkeypatch.setattr(campaign, "fit", None)  # were it called, a TypeError
+    with pytest.raises(OSError, match=r"cannot write to .*/results/miniature: Not a directory"):
+        run("miniature", "vae", device="cpu", **folders)
+
+
+def test_settings_from_numpy_are_published(folders, monkeypatch):
+    setup = find("miniature", "vae")
+    numpy = replace(
+        setup,
+        images=np.int64(200),
+        model=replace(setup.model, latent=np.int64(4)),
+        train=replace(setup.train, epochs=np.int64(1), lr=np.float64(1e-3)),
+    )
+    monkeypatch.setitem(EXPERIMENTS["miniature"], "vae", numpy)
+    (file,) = sweep("miniature", ["vae"], np.arange(1), jobs=1, **folders)
+    monkeypatch.setitem(EXPERIMENTS["miniature"], "vae", setup)
+    assert sweep("miniature", ["vae"], jobs=1, **folders) == [file]
 
 
 @pytest.mark.parametrize("experiment", ["report", "report_fixed", "paper", "search"])

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from avo_lib.__main__ import main
 from avo_lib.experiments import campaign
 from avo_lib.experiments import command_line as cli
 from avo_lib.experiments.mnist import DataError
@@ -94,6 +96,21 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
         (["run", "--experiment", "report", "--method", "vae", "--device", "abacus"], "cpu, cuda"),
         (["run", "--experiment", "report", "--method", "vae", "--threads", "0"], "positive integer"),
         (["energies", "--ramps", "1"], "ramp is a share of the updates, at least 0 and below 1, not 1.0"),
+        (["run", "--experiment", "report", "--method", "vae", "--device", "meta"], "cannot compute on meta"),
+        pytest.param(
+            ["run", "--experiment", "report", "--method", "vae", "--device", "mps"],
+            "cannot compute on mps",
+            marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine can"),
+        ),
+        (["run", "--experiment", "report", "--method", "vae", "--seed", str(2**70)], "a seed is a whole number from 0"),
+        (["run", "--experiment", "report", "--method", "vae", "--seed", "-3"], "a seed is a whole number from 0"),
+        (["sweep", "--experiment", "report", "--seeds", "0", "-3"], "a seed is a whole number from 0"),
+        (["evaluate", "--experiment", "report", "--method", "vae", "--seed", "-3"], "a seed is a whole number from 0"),
+        (["referee", "--experiment", "report", "--seed", str(2**70)], "a seed is a whole number from 0"),
+        (["evaluate", "--experiment", "report", "--method", "vae", "--samples", str(10**15)], "not enough memory: ask"),
+        (["evaluate", "--experiment", "report", "--method", "vae", "--samples", str(10**21)], "not enough memory: ask"),
+        (["ring", "--seeds", str(10**15), "--updates", "1", "--results", "."], "not enough memory: ask for fewer"),
+        (["ring", "--seeds", str(10**21), "--updates", "1", "--results", "."], "not enough memory: ask for fewer"),
         (["show", "--results", "."], "make one with: python -m avo_lib run --experiment report --method vae"),
     ],
 )
@@ -155,7 +172,64 @@ def test_an_unwritable_folder(call, tiny, tmp_path):
     assert status == 1 and error.startswith("error: cannot write to ") and "runs/miniature/avo-seed0" in error
 
 
-@pytest.mark.parametrize("trouble", [DataError("MNIST is damaged"), FloatingPointError("the objective is nan")])
+def test_an_unwritable_folder_of_results(call, tiny, tmp_path):
+    (tmp_path / "results").touch()
+    status, _, error = call("run", "--experiment", "miniature", "--method", "avo", *folders(tmp_path))
+    assert (status, error) == (
+        1,
+        f"error: cannot write to {tmp_path}/results/miniature: Not a directory. Choose a writable folder",
+    )
+    assert not (tmp_path / "runs").exists(), "nothing has been trained"
+
+
+def test_what_a_terminal_would_obey_is_not_printed(call, tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "\x1b[2J\r-seed0.json").write_text("{}")
+    status, _, error = call("show", "--results", str(tmp_path))
+    assert status == 1 and error.startswith(f"error: {tmp_path}/toy/ [2J -seed0.json is not a result: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_disk_too_full_to_print_on(call, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "argv", ["avo_lib", "list"])
+        with pytest.raises(SystemExit, match=r"^error: .*No space left on device$"):
+            cli.main()
+
+
+def test_a_reader_that_has_seen_enough(monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        monkeypatch.setattr(sys, "argv", ["avo_lib", "list"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    assert stop.value.code == 141  # as the shell has it for those that die of it
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaign, "run", interrupt)
+    monkeypatch.setattr(sys, "argv", ["avo_lib", "run", "--experiment", "report", "--method", "vae"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on from what is finished\n"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        DataError("MNIST is damaged"),
+        FloatingPointError("the objective is nan"),
+        BrokenExecutor("a worker died, perhaps of too much memory"),
+    ],
+)
 def test_trouble_on_the_way_is_said_in_one_line(trouble, call, monkeypatch):
     def fail(*_, **__):
         raise trouble
@@ -165,9 +239,13 @@ def test_trouble_on_the_way_is_said_in_one_line(trouble, call, monkeypatch):
     assert (status, error) == (1, f"error: {trouble}")
 
 
-def test_a_mistake_in_the_library_keeps_its_traceback(call, monkeypatch):
-    monkeypatch.setattr(campaign, "run", None)
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize("mistake", [TypeError("not callable"), RuntimeError("mat1 and mat2 cannot be multiplied")])
+def test_a_mistake_in_the_library_keeps_its_traceback(mistake, call, monkeypatch):
+    def fail(*_, **__):
+        raise mistake
+
+    monkeypatch.setattr(campaign, "run", fail)
+    with pytest.raises(type(mistake)):
         call("run", "--experiment", "report", "--method", "vae")
 
 

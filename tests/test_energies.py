@@ -150,6 +150,18 @@ def test_a_run_is_written_once_and_can_be_loaded(tmp_path, monkeypatch, generato
         load_chain(dataclasses.replace(SMALL, ramp=0.8), 5, tmp_path)
 
 
+def test_a_damaged_result_or_weights_are_named(tmp_path):
+    result = energies.run(SMALL, tmp_path)
+    file = energies.toy_file(SMALL, tmp_path)
+    for damaged in ("", json.dumps(result | {"seeds": []}), json.dumps(result).replace('"kl"', '"lk"')):
+        file.write_text(damaged)
+        with pytest.raises(ValueError, match=r"\.json is not a result"):
+            energies.run(SMALL, tmp_path)
+    file.with_suffix(".safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"\.safetensors is damaged"):
+        load_chain(SMALL, 5, tmp_path)
+
+
 def test_the_command_line_fits_every_configuration(tmp_path, monkeypatch, capsys):
     assert len(energies.CONFIGS) == 16 and len({energies.toy_file(config) for config in energies.CONFIGS}) == 16
     monkeypatch.setattr(energies, "CONFIGS", energies.CONFIGS[2:6])

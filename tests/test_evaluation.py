@@ -209,3 +209,14 @@ def test_nothing_to_evaluate_is_refused(small_model):
         log_likelihood(small_model, torch.zeros(0, 6))
     with pytest.raises(ValueError, match="at least one image and one sample"):
         log_likelihood(small_model, torch.zeros(2, 6), 0)
+
+
+def test_one_image_has_the_error_of_its_weights(small_model, generator):
+    x = (torch.rand(1, 6, generator=generator) < 0.5).double()
+    exact = -quadrature_log_p(small_model, x).item()
+    found = [log_likelihood(small_model, x, 200, generator=generator).nll for _ in range(200)]
+    assert all(one.kind == "upper" for one in found)
+    off = torch.tensor([(one.value - exact) / one.stderr for one in found])
+    assert 0.7 < off.std() < 1.4 and off.abs().mean() < 1.2
+    with pytest.raises(ValueError, match="at least two draws"):
+        _ = log_likelihood(small_model, x, 1, generator=generator).nll

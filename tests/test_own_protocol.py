@@ -60,12 +60,13 @@ def folders(tmp_path):
 
 
 def test_two_processes_run_what_is_missing(folders):
-    files = sweep("stripes", METHODS, seeds=(0, 1), jobs=2, **folders)
+    files = sweep("stripes", METHODS, seeds=(0, 1), jobs=2, device="cpu", **folders)
     found = [json.loads(file.read_bytes()) for file in files]
     assert [(row["method"], row["seed"]) for row in found] == [("elbo", 0), ("avo", 0), ("elbo", 1), ("avo", 1)]
     assert all(row["experiment"] == "stripes" and row["config"]["stripes"] == 8 for row in found)
     before = [file.stat().st_mtime_ns for file in files]
-    assert sweep("stripes", METHODS, seeds=(0, 1), jobs=1, **folders) == files
+    as_text = {name: str(folder) for name, folder in folders.items()}
+    assert sweep("stripes", METHODS, seeds=(0, 1), jobs=1, **as_text) == files
     assert [file.stat().st_mtime_ns for file in files] == before
     model = load_model("stripes", "avo", 1, setup=METHODS["avo"], results=folders["results"])
     assert not model.training
@@ -107,3 +108,8 @@ def test_a_sweep_survives_the_death_of_a_dask_worker(folders, tmp_path):
         for process in crew:
             process.kill()
             process.wait()
+
+
+def test_a_sweep_hands_on_its_device(folders):
+    with pytest.raises(Exception, match="nowhere"):
+        sweep("stripes", {"elbo": METHODS["elbo"]}, jobs=1, device="nowhere", **folders)

@@ -1,5 +1,6 @@
 """Paths and schedules."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,3 +73,16 @@ def test_beta_schedules():
     assert [round(WarmUp(0.2, 2e-4)(step), 6) for step in (0, 2000, 4000, 9999)] == [0.2, 0.6, 1, 1]
     cyclical = Cyclical(period=100, ramp=0.5, cycles=2)
     assert [cyclical(step) for step in (0, 25, 50, 99, 100, 125, 199, 200, 225)] == [0, 0.5, 1, 1, 0, 0.5, 1, 1, 1]
+
+
+@pytest.mark.parametrize("alphas", [[0, 0.5, 1], np.array([0, 0.5, 1])], ids=["list", "array"])
+def test_alphas_may_be_any_numbers(alphas):
+    z = torch.randn(5, 2)
+    for path in (
+        GeometricPath(log_normal, log_normal, alphas),
+        AmortisedPath(log_normal, log_normal, log_normal, alphas),
+    ):
+        factor = 1 if isinstance(path, GeometricPath) else 1.5
+        torch.testing.assert_close(path.log_density(1, z), factor * log_normal(z))
+    with pytest.raises(ValueError, match="rise from 0 to 1"):
+        GeometricPath(log_normal, log_normal, alphas[:2])

@@ -70,6 +70,9 @@ def test_a_verdict_is_written_and_read_again(judged):
     assert referee("miniature", "avo", config=FEW, results=judged)["active_units"] == -1, "not computed twice"
     with pytest.raises(ValueError, match="another configuration"):
         referee("miniature", "avo", config=replace(FEW, T=9), results=judged)
+    file.write_text(json.dumps(verdict | {"test": test | {"ais": math.nan}}))
+    with pytest.raises(ValueError, match=r"referee/miniature/avo-seed0\.json is not a result"):
+        referee("miniature", "avo", config=FEW, results=judged)
     assert len(load_results(judged)) == 1, "a verdict is no result of a run"
 
 

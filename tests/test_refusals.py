@@ -60,16 +60,24 @@ def test_a_proposal_or_kernel_with_an_axis_too_many_is_refused(generator):
             return z, log_q[..., None]
 
         def log_prob(self, z):
-            return BASE.log_prob(z)
+            return BASE.log_prob(z)[..., None]
 
         def forward(self, z_prev, log_f, context, *, generator):
             return z_prev, torch.zeros_like(z_prev[..., :1])
+
+        reverse = forward
 
     path = GeometricPath(BASE.log_prob, BASE.log_prob, linear_alphas(1))
     with pytest.raises(ValueError, match="the proposal gives shape"):
         Chain(Wrong(), [HMC(0.5)], path).sample((5,), generator=generator)
     with pytest.raises(ValueError, match="kernel 1 gives shape"):
         Chain(BASE, [Wrong()], path).sample((5,), generator=generator)
+    with pytest.raises(ValueError, match="kernel 1 gives shape"):
+        ais(Chain(BASE, [Wrong()], path), 5, generator=generator)
+    with pytest.raises(ValueError, match="kernel 1 gives shape"):
+        reverse_ais(Chain(BASE, [Wrong()], path), torch.zeros(5, 2), generator=generator)
+    with pytest.raises(ValueError, match="log_prob of the proposal gives shape"):
+        Chain(Wrong(), [HMC(0.5)], path).sample_reverse(torch.zeros(5, 2), generator=generator)
 
 
 def test_reverse_chains_do_not_average_over_data(generator):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from avo_lib.experiments.results import committed, load_results, result_file, table
+from avo_lib.experiments.results import RESULTS, committed, load_results, result_file, table
 
 
 def write(folder: Path, method: str, seed: int, nll: float, *, epochs: int = 2) -> None:
@@ -15,7 +15,7 @@ def write(folder: Path, method: str, seed: int, nll: float, *, epochs: int = 2) 
     file.parent.mkdir(exist_ok=True)
     bounds = {"elbo": -nll - 1, "kl": 20.0}
     test = bounds | {"nll": nll, "stderr": 0.5, "samples": 10, "images": 4, "ess": 2.5}
-    result = {"experiment": "toy", "method": method, "seed": seed, "seconds": 6.0, "epochs": epochs}
+    result = {"experiment": "toy", "method": method, "seed": seed, "seconds": 6.0, "epochs": epochs, "config": {}}
     file.write_text(json.dumps(result | {"train": bounds, "valid": bounds, "test": test}))
 
 
@@ -41,6 +41,66 @@ def test_a_file_that_is_no_result_is_named(content, tmp_path):
     (tmp_path / "toy" / "broken.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"toy/broken\.json is not a result.*Delete it and run that experiment again"):
         load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"experiment": "other"},
+        {"method": "vae"},
+        {"method": "./avo"},
+        {"method": 7},
+        {"seed": 1},
+        {"seed": 0.0},
+        {"seed": True},
+        {"config": None},
+        {"epochs": 2.5},
+        {"seconds": "6"},
+        {"train": [{"elbo": -91.0}]},
+        {"valid": {"elbo": math.nan}},
+        {"test": {"elbo": -91.0}},
+        {"test": None},
+    ],
+    ids=str,
+)
+def test_a_result_that_is_damaged_or_anothers_is_named(change, tmp_path):
+    write(tmp_path, "avo", 0, 90.0)
+    file = result_file("toy", "avo", 0, tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match=r"toy/avo-seed0\.json is not a result"):
+        load_results(tmp_path)
+
+
+def test_a_name_that_a_terminal_would_obey_is_refused(tmp_path):
+    write(tmp_path, "\x1b[2Javo", 0, 90.0)
+    with pytest.raises(ValueError, match=r"is not a result: ValueError\(.it says that it is toy/\\x1b"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize("at", ["", "toy"])
+def test_a_folder_that_cannot_be_read_is_not_empty(at, tmp_path, monkeypatch):
+    """Refused by hand: whoever may do everything would be let in."""
+    write(tmp_path, "avo", 0, 90.0)
+    real = Path.iterdir
+
+    def iterdir(folder):
+        if folder == tmp_path / at:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(PermissionError, match=str(tmp_path / at)):
+        load_results(tmp_path)
+
+
+def test_every_committed_result_is_one():
+    assert len(load_results()) == len(list(RESULTS.glob("*/*.json"))) > 50
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ValueError, match=r"a seed is a whole number from 0 to 2\*\*63 - 1, not"):
+        result_file("toy", "avo", seed)
 
 
 def test_the_table_has_means_over_seeds(tmp_path):

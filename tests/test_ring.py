@@ -162,6 +162,18 @@ def test_a_run_is_written_once_and_can_be_loaded(method, tmp_path, monkeypatch, 
         load_ring(dataclasses.replace(config, method="iwae"), tmp_path)
 
 
+def test_a_damaged_result_or_weights_are_named(tmp_path):
+    result = experiment.run(SMALL, tmp_path)
+    file = experiment.ring_file(SMALL, tmp_path)
+    for damaged in ("", json.dumps(result | {"copies": []}), json.dumps(result).replace('"model_kl"', '"lk"')):
+        file.write_text(damaged)
+        with pytest.raises(ValueError, match=r"\.json is not a result"):
+            experiment.run(SMALL, tmp_path)
+    file.with_suffix(".safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"\.safetensors is damaged"):
+        load_ring(SMALL, tmp_path)
+
+
 def test_the_command_line_fits_every_method(tmp_path, monkeypatch, capsys):
     assert [config.method for config in experiment.CONFIGS] == [*METHODS, "avo"]
     assert len({experiment.ring_file(config) for config in experiment.CONFIGS}) == 6

@@ -1,6 +1,7 @@
 """Training improves, resumes bit for bit, and stops when it must."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -9,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from avo_lib import training
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checkpoint import SEAL, by_value, seal
 from avo_lib.data import Dataset
 from avo_lib.estimate import Estimate
 from avo_lib.models import VAE, VAEConfig
@@ -92,7 +95,14 @@ def cut_power(monkeypatch):
 
 
 def saved(folder: Path) -> dict:
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
+    content = (folder / "checkpoint.pt").read_bytes()
+    return torch.load(io.BytesIO(content[SEAL:]), weights_only=True)
+
+
+def save(parts: object, file: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(parts, buffer)
+    file.write_bytes(seal(buffer.getvalue()))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -227,11 +237,21 @@ def test_another_configuration_is_refused(name, was, now, change, tmp_path):
         lambda file: file.write_bytes(b""),
         lambda file: file.write_bytes(b"no checkpoint at all"),
         lambda file: file.write_bytes(file.read_bytes()[:-100]),
-        lambda file: torch.save({"weights": torch.zeros(2)}, file),
-        lambda file: torch.save([1, 2], file),
-        lambda file: torch.save({key: value for key, value in saved(file.parent).items() if key != "optimiser"}, file),
+        lambda file: torch.save(saved(file.parent), file),
+        lambda file: file.write_bytes(seal(b"no checkpoint at all")),
+        lambda file: save({"weights": torch.zeros(2)}, file),
+        lambda file: save([1, 2], file),
+        lambda file: save({key: value for key, value in saved(file.parent).items() if key != "optimiser"}, file),
+        lambda file: save(saved(file.parent) | {"identity": ["lr"]}, file),
+        lambda file: save(saved(file.parent) | {"model": {"weights": torch.zeros(2)}}, file),
+        lambda file: save(saved(file.parent) | {"optimiser": {}}, file),
+        lambda file: save(saved(file.parent) | {"generator": torch.zeros(3)}, file),
+        lambda file: save(saved(file.parent) | {"run": 7}, file),
     ],
-    ids=["empty", "text", "cut", "other dictionary", "list", "without its optimiser"],
+    ids=(
+        "empty|text|cut|without a seal|sealed text|other dictionary|list|without its optimiser|other identity|"
+        "other weights|other optimiser|other generator|other run"
+    ).split("|"),
 )
 def test_a_corrupt_checkpoint_is_refused(damage, tmp_path):
     train(OBJECTIVES["elbo"], folder=tmp_path)
@@ -242,6 +262,60 @@ def test_a_corrupt_checkpoint_is_refused(damage, tmp_path):
         train(OBJECTIVES["elbo"], folder=tmp_path)
 
 
+def test_a_flipped_bit_is_noticed(tmp_path, cut_power):
+    """Most of a running checkpoint is numbers, among which one is as good as another."""
+    cut_power(BATCHES + 1)
+    with pytest.raises(PowerCut):
+        train(OBJECTIVES["avo"], folder=tmp_path, checkpoint_seconds=0)
+    file = tmp_path / "checkpoint.pt"
+    content = file.read_bytes()
+    for place in range(5, len(content), len(content) // 24):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        file.write_bytes(flipped)
+        with pytest.raises(ValueError, match="is damaged or not a checkpoint"):
+            train(OBJECTIVES["avo"], folder=tmp_path)
+
+
+def test_settings_are_compared_by_their_values(uninterrupted, tmp_path, cut_power):
+    """And what numpy makes of them can be read again."""
+    cut_power(BATCHES + 1)
+    wide = dataclasses.replace(MODEL, hidden=[np.int64(10), 8], latent=np.int32(3))
+    config = dataclasses.replace(
+        OBJECTIVES["avo"],
+        epochs=np.int64(3),
+        batch_size=np.int64(16),
+        lr=np.float64(1e-3),
+        objective=AVO(np.float64(0.5)),
+        beta=WarmUp(np.float64(0.5), np.float64(0.05)),
+    )
+    with pytest.raises(PowerCut):
+        fit(new_model(wide), tiny_data(), config, seed=np.int64(7), folder=tmp_path, device="cpu")
+    cut_power(10**6)
+    assert_same_run(train(OBJECTIVES["avo"], folder=tmp_path), uninterrupted["avo"])
+
+
+@pytest.mark.parametrize(
+    "one, other, equal",
+    [
+        (0, 0.0, True),
+        (0.1, np.float64(0.1), True),
+        (0.1, np.float32(0.1), False),
+        ((300, 300), [300, np.int64(300)], True),
+        ((300, 300), np.array([300, 300.0]), True),
+        (WarmUp(0, 1), WarmUp(0.0, 1.0), True),
+        (WarmUp(0, 1), WarmUp(0.0, 1.5), False),
+        (Constant(), ELBO(), False),
+        ({"a": 1, "b": (2,)}, {"b": [2.0], "a": 1}, True),
+        ("0", 0, False),
+        (None, 0, False),
+        (np.float32, np.float64, False),
+    ],
+)
+def test_a_setting_is_its_value(one, other, equal):
+    assert (by_value(one) == by_value(other)) == equal
+
+
 def test_a_checkpoint_from_before_an_option_had_its_default(tmp_path, uninterrupted, cut_power, monkeypatch):
     with monkeypatch.context():
         cut_power(BATCHES + 1)
@@ -249,7 +323,7 @@ def test_a_checkpoint_from_before_an_option_had_its_default(tmp_path, uninterrup
             train(OBJECTIVES["avo"], folder=tmp_path)
     kept = saved(tmp_path)
     del kept["identity"]["lr_drop"], kept["identity"]["device"]
-    torch.save(kept, tmp_path / "checkpoint.pt")
+    save(kept, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match=r"lr_drop was 0\.2, is 0\.5"):
         train(dataclasses.replace(OBJECTIVES["avo"], lr_drop=0.5), folder=tmp_path)
     cut_power(10**6)
@@ -264,7 +338,7 @@ def test_a_last_batch_of_one_is_refused_under_batch_norm():
 def test_an_unwritable_folder_fails_before_the_first_step(tmp_path, cut_power):
     (tmp_path / "file").touch()
     cut_power(0)
-    with pytest.raises(OSError, match=r"cannot write to .*file/run: .*Choose a writable folder"):
+    with pytest.raises(OSError, match=r"cannot write to .*file/run/checkpoint.pt: .*Choose a writable folder"):
         train(OBJECTIVES["elbo"], folder=tmp_path / "file" / "run")
 
 
@@ -518,3 +592,46 @@ def test_any_model_with_a_chain_is_trained_on_any_data(generator, tmp_path):
 def test_data_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make(tiny_data(dynamic=False).train)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 12)),
+        torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ELU(), torch.nn.Linear(5, 12)),
+    ],
+    ids=["other activation", "other width"],
+)
+def test_a_checkpoint_of_other_networks_is_refused(decoder, tmp_path):
+    """They are not part of the model's configuration, and weights of the same shapes would be taken in silence."""
+    own = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ELU(), torch.nn.Linear(4, 12))
+    config = dataclasses.replace(OBJECTIVES["elbo"], epochs=1)
+    fit(VAE(MODEL, decoder=own), tiny_data(), config, device="cpu", folder=str(tmp_path))
+    with pytest.raises(ValueError, match=r"another configuration \(layers of the model was"):
+        fit(VAE(MODEL, decoder=decoder), tiny_data(), config, device="cpu", folder=tmp_path)
+
+
+@pytest.mark.parametrize("part", ["objective", "beta"])
+def test_functions_are_known_by_their_names(part, tmp_path, cut_power):
+    """Their addresses differ in every process: a run would not go on, and a finished one not be recognised."""
+
+    def make(value: float):
+        def own(*args, **kwargs):
+            return ELBO()(*args, **kwargs) if part == "objective" else value
+
+        return own
+
+    configs = [TrainConfig(epochs=2, batch_size=16, **{part: make(1.0)}) for _ in range(2)]
+    assert getattr(configs[0], part) is not getattr(configs[1], part)
+    assert configs[0].described() == configs[1].described()
+    assert "own" in str(configs[0].described()[part])
+    cut_power(6)
+    with pytest.raises(PowerCut):
+        train(configs[0], folder=tmp_path)
+    cut_power(1000)
+    assert train(configs[1], folder=tmp_path)[1].epoch == 2
+
+
+def test_a_finished_run_shows_no_weights(uninterrupted):
+    _, run = uninterrupted["elbo"]
+    assert run.best_weights and "tensor" not in repr(run) and f"best_epoch={run.best_epoch}" in repr(run)

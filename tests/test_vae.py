@@ -5,7 +5,7 @@ import torch
 
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_normal
-from avo_lib.objectives import AVO, elbo
+from avo_lib.objectives import AVO, avo, elbo
 
 SMALL = {"pixels": 12, "hidden": (9, 7), "latent": 3, "kernel_hidden": 5}
 CONFIGS = {
@@ -151,3 +151,32 @@ def test_own_networks_are_used_and_checked(generator):
         VAE(config, encoder=torch.nn.Linear(64, 16)).chain(x)
     with pytest.raises(ValueError, match=r"the decoder should give \(5, 64\) numbers, but gives \(5, 63\)"):
         VAE(config, decoder=torch.nn.Linear(4, 63)).chain(x).sample().log_w()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_either_precision_whatever_the_default(dtype, generator):
+    model = VAE(VAEConfig(pixels=6, hidden=(5,), latent=2, T=2, batch_norm=False)).to(dtype)
+    images = torch.ones(4, 6)
+    assert model.sample_images(3, generator=generator).dtype == dtype
+    assert model.chain(images.to(dtype)).sample(generator=generator).log_w().dtype == dtype
+    other = torch.float32 if dtype == torch.float64 else torch.float64
+    with pytest.raises(ValueError, match=rf"images are {other}, but the model is {dtype}: use model.to\({other}\)"):
+        model.chain(images.to(other))
+
+
+@pytest.mark.parametrize("T", [0, 2])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_the_loss_compiles_into_one_graph(T, likelihood, generator):
+    """With ``fullgraph`` a part that cannot be compiled is an error."""
+    torch.compiler.reset()
+    config = VAEConfig(pixels=6, hidden=(5,), latent=2, T=T, batch_norm=False, likelihood=likelihood)
+    model = VAE(config)
+    losses = [lambda x: elbo(model.chain(x).sample()).mean()]
+    losses += [lambda x: avo(model.chain(x).sample(detach=True)).mean()] if T else []
+    for loss in losses:
+        compiled = torch.compile(loss, backend="eager", fullgraph=True)
+        for x in (torch.ones(4, 6), torch.zeros(7, 6)):  # from the second size on, sizes are symbols
+            torch.manual_seed(0)
+            plain = loss(x)
+            torch.manual_seed(0)
+            torch.testing.assert_close(compiled(x), plain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict, replace
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from avo_lib.evaluation import marginal_bounds
+from avo_lib.experiments.records import load_weights, once
 from avo_lib.experiments.results import RESULTS, versions
-from avo_lib.files import write_atomically
 from avo_lib.models.ring import ETA, METHODS, Ring, RingConfig, line, posterior
 
 CONFIGS = (*(RingConfig(method) for method in METHODS), RingConfig("avo", (0.1,), updates=10_000, lr=1e-3))
@@ -132,24 +130,20 @@ def run(config: RingConfig, folder: Path = RESULTS) -> dict[str, Any]:
     """Train and judge one method, and write its result and the weights at the middle noise; a finished one is read.
 
     Raises:
-        ValueError: If the file there belongs to another configuration.
+        ValueError: If the file there is damaged or belongs to another configuration.
+        FloatingPointError: If the objective, a weight or a number in the result is not finite.
     """
-    file, wanted = ring_file(config, folder), json.loads(json.dumps(asdict(config)))
-    if file.is_file():
-        result: dict[str, Any] = json.loads(file.read_bytes())
-        if result["config"] != wanted:
-            raise ValueError(f"{file} belongs to another configuration. Use another folder, or delete it")
-        return result
+    kinds = {"copies.*.std": float, "copies.*.model_kl": float}
+    return once(ring_file(config, folder), asdict(config), lambda: _fitted(config), kinds)
+
+
+def _fitted(config: RingConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
     started = time.monotonic()
     ring, curve = train(config)
     seconds = round(time.monotonic() - started, 1)
-    result = {"config": wanted, "versions": versions(), "seconds": seconds, "curve": curve}
-    result["copies"] = evaluate(ring)
     first = len(config.stds) // 2 * config.seeds
     middle = {name: value[first : first + config.seeds].clone() for name, value in ring.state_dict().items()}
-    write_atomically(file.with_suffix(".safetensors"), save(middle))
-    write_atomically(file, (json.dumps(result) + "\n").encode())
-    return json.loads(file.read_bytes())  # type: ignore[no-any-return]
+    return {"versions": versions(), "seconds": seconds, "curve": curve, "copies": evaluate(ring)}, middle
 
 
 def load_ring(config: RingConfig, folder: Path = RESULTS) -> Ring:
@@ -157,10 +151,8 @@ def load_ring(config: RingConfig, folder: Path = RESULTS) -> Ring:
 
     Raises:
         FileNotFoundError: If these weights are not there; the message says which command makes them.
+        ValueError: If they are damaged.
     """
-    file = ring_file(config, folder).with_suffix(".safetensors")
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; make it with: python -m avo_lib ring")
     ring = Ring(replace(config, stds=config.stds[len(config.stds) // 2 :][:1]))
-    ring.load_state_dict(load_file(file))
+    load_weights(ring, ring_file(config, folder).with_suffix(".safetensors"), "ring")
     return ring.requires_grad_(False)

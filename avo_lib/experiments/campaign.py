@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from joblib import Parallel, delayed, parallel_config
-from safetensors.torch import load_file, save
 
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.experiments.protocols import EXPERIMENTS, Experiment, Setup, find
-from avo_lib.experiments.results import RESULTS, result_file, versions
-from avo_lib.files import CLONE, write_atomically
+from avo_lib.experiments.records import load_weights, plain, publish
+from avo_lib.experiments.results import RESULTS, read_result, result_file, versions
+from avo_lib.files import CLONE, ensure_writable
 from avo_lib.models.vae import VAEConfig
 from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.training import TrainConfig, fit
@@ -31,8 +31,8 @@ def run(
     seed: int = 0,
     *,
     setup: Setup | None = None,
-    results: Path = RESULTS,
-    runs: Path = RUNS,
+    results: Path | str = RESULTS,
+    runs: Path | str = RUNS,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write one result with its weights. An interrupted run goes on where it stopped.
@@ -50,18 +50,22 @@ def run(
         The result as written.
 
     Raises:
-        ValueError: If there is no such experiment or method, or a result there has other settings.
+        ValueError: If there is no such experiment or method, or a result there is damaged or has other settings.
+        FloatingPointError: If the objective, a weight or a number in the result is not finite; nothing is published.
+        OSError: If a folder cannot be written to, which is tried first.
     """
     setup = setup or find(experiment, method)
     _finished(experiment, method, seed, results, setup)  # one of other settings is not replaced
+    file, config = result_file(experiment, method, seed, results), plain(setup.described())
+    ensure_writable(file.parent)
     data, model = setup.data(), setup.build(seed)
-    folder = runs / experiment / f"{method}-seed{seed}"
+    folder = Path(runs) / experiment / f"{method}-seed{seed}"
     finished = fit(model, data, setup.train, seed=seed, folder=folder, device=device)
     result: dict[str, Any] = {
         "experiment": experiment,
         "method": method,
         "seed": seed,
-        "config": _described(setup),
+        "config": config,
         "versions": versions() | {"device": next(model.parameters()).device.type},
         "seconds": round(finished.seconds, 1),
         "epochs": finished.epoch,
@@ -80,11 +84,7 @@ def run(
             "ess": test.ess.mean().item(),
             "nll_by_samples": {str(k): value for k, value in test.nll_by_samples.items()},
         }
-    file = result_file(experiment, method, seed, results)
-    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(file.with_suffix(".safetensors"), save(weights))
-    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
-    return result
+    return publish(file, result, model.state_dict())
 
 
 def log_likelihood_of_test(model: Any, data: Dataset, samples: int) -> LogLikelihood:
@@ -102,7 +102,7 @@ def _bound(model: Any, images: torch.Tensor, dynamic: bool) -> dict[str, float]:
 
 
 def load_model(
-    experiment: str, method: str, seed: int = 0, *, setup: Setup | None = None, results: Path = RESULTS
+    experiment: str, method: str, seed: int = 0, *, setup: Setup | None = None, results: Path | str = RESULTS
 ) -> Any:
     """A trained model from its published weights, in evaluation mode; ``setup`` as for :func:`run`.
 
@@ -110,15 +110,9 @@ def load_model(
         FileNotFoundError: If these weights are not there; the message says which command makes them.
         ValueError: If they are damaged or of another architecture.
     """
-    model = (setup or find(experiment, method)).build(seed)
     file = result_file(experiment, method, seed, results).with_suffix(".safetensors")
-    if not file.is_file():
-        command = f"python -m avo_lib run --experiment {experiment} --method {method} --seed {seed}"
-        raise FileNotFoundError(f"{file} does not exist; make it with: {command}")
-    try:
-        model.load_state_dict(load_file(file))
-    except Exception as error:  # the reader's own type of error, or torch's about what does not fit
-        raise ValueError(f"{file} is damaged or of another configuration. Delete it, and run that again") from error
+    model = (setup or find(experiment, method)).build(seed)
+    load_weights(model, file, f"run --experiment {experiment} --method {method} --seed {seed}")
     return model.eval()
 
 
@@ -129,8 +123,9 @@ def sweep(
     *,
     jobs: int = -1,
     scheduler: str | None = None,
-    results: Path = RESULTS,
-    runs: Path = RUNS,
+    results: Path | str = RESULTS,
+    runs: Path | str = RUNS,
+    device: str | None = None,
 ) -> list[Path]:
     """Run methods × seeds, one process a core; results that exist are skipped.
 
@@ -142,6 +137,7 @@ def sweep(
         scheduler: Address of a dask scheduler to run on instead (the ``cluster`` extra).
         results: Folder of the results.
         runs: Folder of the checkpoints.
+        device: Torch device of every run; by default a GPU if there is one, which all processes then share.
 
     Returns:
         The files of all results asked for.
@@ -165,7 +161,7 @@ def sweep(
         backend = {"backend": "dask"}
     with parallel_config(**backend):
         ends = Parallel()(
-            delayed(_attempt)(run, experiment, *one, setup=methods[one[0]], results=results, runs=runs)
+            delayed(_attempt)(run, experiment, *one, setup=methods[one[0]], results=results, runs=runs, device=device)
             for one in missing
         )
     if diverged := [f"{method} seed {seed}: {end}" for (method, seed), end in zip(missing, ends, strict=True) if end]:
@@ -173,22 +169,18 @@ def sweep(
     return [result_file(experiment, *one, results) for one in wanted]
 
 
-def _described(setup: Setup) -> dict[str, Any]:
-    as_read: dict[str, Any] = json.loads(json.dumps(setup.described()))  # lists for tuples
-    return as_read
-
-
-def _finished(experiment: str, method: str, seed: int, results: Path, setup: Setup) -> bool:
+def _finished(experiment: str, method: str, seed: int, results: Path | str, setup: Setup) -> bool:
     file = result_file(experiment, method, seed, results)
     if not file.is_file():
         return False
-    found = json.loads(file.read_bytes())["config"]
+    found = read_result(file)["config"]
     if isinstance(setup, Experiment):  # an option that came later had its default, which changes nothing
         defaults = Experiment(VAEConfig(), TrainConfig(epochs=1), setup.binarisation).described()
-        found["train"] = _with_objective(found["train"])
-        for part in ("model", "train"):
-            found[part] = defaults[part] | found[part]
-    if found != _described(setup):
+        with suppress(KeyError, TypeError, ValueError):  # what is of another kind differs
+            found["train"] = _with_objective(found["train"])
+            for part in ("model", "train"):
+                found[part] = defaults[part] | found[part]
+    if found != plain(setup.described()):
         raise ValueError(
             f"{file} has other settings than {experiment} {method} has now. Use another folder, or delete it"
         )
@@ -209,7 +201,7 @@ def _with_objective(train: dict[str, Any]) -> dict[str, Any]:
         objective = AVO(old["avo_share"], also)
     config = TrainConfig(epochs=1, objective=objective).described()["objective"]
     kept = {key: value for key, value in train.items() if key not in options}
-    return kept | {"objective": json.loads(json.dumps(config))}
+    return kept | {"objective": plain(config)}
 
 
 def _attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:

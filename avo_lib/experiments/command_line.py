@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from io import TextIOWrapper
 from itertools import product
@@ -188,9 +191,9 @@ def list_experiments() -> None:
 def _prepare(threads: int, device: str | None = None) -> None:
     try:
         torch.set_num_threads(threads)
-        torch.empty(0, device=device)
+        torch.ones((), device=device).item()  # the device "meta" computes nothing
     except (RuntimeError, AssertionError) as error:  # so torch calls an impossible number or device
-        raise ValueError(str(error)) from error
+        raise ValueError(f"cannot compute on {device or 'this machine'} with threads = {threads}: {error}") from error
 
 
 def _print_results(results: list[dict[str, object]]) -> None:
@@ -216,6 +219,30 @@ def main() -> None:
         print(f"avo_lib {avo_lib.__version__}, torch {torch.__version__}")
         return
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avo_lib")
-    except (ValueError, OSError, DataError, FloatingPointError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        try:
+            tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avo_lib")
+        finally:
+            _flush()
+    except BrokenPipeError:  # whoever read along has seen enough
+        sys.exit(141)
+    except (ValueError, OSError, DataError, FloatingPointError, ImportError, BrokenExecutor) as error:
+        sys.exit(f"error: {_one_line(error)}")
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        absurd = isinstance(error, MemoryError | OverflowError)
+        if not absurd and not re.search("allocate memory|out of memory|overflow", str(error), re.IGNORECASE):
+            raise
+        sys.exit("error: not enough memory: ask for fewer samples, images, chains, seeds or jobs")
+
+
+def _flush() -> None:
+    """Print what is left; what cannot be printed is dropped, or the interpreter would try again as it ends."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _one_line(error: Exception) -> str:
+    """The first one, which says it, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(error).partition("\n")[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import marginal_bounds
+from avo_lib.experiments.records import load_weights, once
 from avo_lib.experiments.results import RESULTS, versions
-from avo_lib.files import write_atomically
 from avo_lib.kernels import GatedKernel
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import avo, elbo
@@ -203,23 +201,19 @@ def run(config: ToyConfig, folder: Path = RESULTS) -> dict[str, Any]:
     """Train and judge one fit, and write its result and the weights of its first seed; a finished one is read.
 
     Raises:
-        ValueError: If the file there belongs to another configuration.
+        ValueError: If the file there is damaged or belongs to another configuration.
+        FloatingPointError: If the objective, a weight or a number in the result is not finite.
     """
-    file = toy_file(config, folder)
-    if file.is_file():
-        result: dict[str, Any] = json.loads(file.read_bytes())
-        if result["config"] != asdict(config):
-            raise ValueError(f"{file} belongs to another configuration. Use another folder, or delete it")
-        return result
+    return once(toy_file(config, folder), asdict(config), lambda: _fitted(config), {"seeds.*.kl": float})
+
+
+def _fitted(config: ToyConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
     started = time.monotonic()
     chain = train(config)
     seconds = round(time.monotonic() - started, 1)
-    result = {"config": asdict(config), "versions": versions(), "seconds": seconds, "seeds": evaluate(config, chain)}
     modules = nn.ModuleList(kernel for kernel in chain.kernels if isinstance(kernel, nn.Module))
     first = {name: value[:1].clone() for name, value in modules.state_dict().items()}
-    write_atomically(file.with_suffix(".safetensors"), save(first))
-    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
-    return result
+    return {"versions": versions(), "seconds": seconds, "seeds": evaluate(config, chain)}, first
 
 
 def load_chain(config: ToyConfig, points: int, folder: Path = RESULTS) -> Chain:
@@ -227,12 +221,10 @@ def load_chain(config: ToyConfig, points: int, folder: Path = RESULTS) -> Chain:
 
     Raises:
         FileNotFoundError: If these weights are not there; the message says which command makes them.
+        ValueError: If they are damaged.
     """
-    file = toy_file(config, folder).with_suffix(".safetensors")
-    if not file.is_file():
-        command = f"python -m avo_lib energies --ramps {config.ramp:g}"
-        raise FileNotFoundError(f"{file} does not exist; make it with: {command}")
     one = replace(config, seeds=1)
     kernels = _kernels(one)
-    kernels.load_state_dict(load_file(file))
+    file = toy_file(config, folder).with_suffix(".safetensors")
+    load_weights(kernels, file, f"energies --ramps {config.ramp:g}")
     return one.chain(list(kernels.requires_grad_(False)), points)

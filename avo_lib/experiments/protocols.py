@@ -72,7 +72,7 @@ class Experiment:
     def build(self, seed: int) -> VAE:
         """The model with its initial weights, without touching the caller's random state."""
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(int(seed))
             return VAE(self.model)
 
     def described(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +17,8 @@ from avo_lib.estimate import Estimate
 from avo_lib.evaluation import ais, log_likelihood, reverse_ais
 from avo_lib.experiments.campaign import EVALUATION_SEED, load_model
 from avo_lib.experiments.protocols import find
-from avo_lib.experiments.results import RESULTS
-from avo_lib.files import write_atomically
+from avo_lib.experiments.records import once
+from avo_lib.experiments.results import RESULTS, result_file
 from avo_lib.kernels import HMC, tune_step_sizes
 from avo_lib.models.vae import VAE
 from avo_lib.numerics import log_mean_exp
@@ -69,7 +68,7 @@ def encoder_chain(model: VAE, x: Tensor, kernels: list[HMC]) -> Chain:
 
 def referee_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
     """Where a verdict goes; three folders deep, apart from the results that it judges."""
-    return folder / "referee" / experiment / f"{method}-seed{seed}.json"
+    return result_file(experiment, method, seed, folder / "referee")
 
 
 def referee(
@@ -97,15 +96,17 @@ def referee(
 
     Raises:
         FileNotFoundError: If the weights are not there.
-        ValueError: If the file there holds a verdict of another configuration.
+        ValueError: If there is no such experiment or method, or the file there is damaged or holds a verdict of another
+            configuration.
     """
+    find(experiment, method)  # no folder is made for an unknown name
     config = config or RefereeConfig()
+    kinds = {"test.is.value": float, "test.ais.value": float}
     file = referee_file(experiment, method, seed, results)
-    if file.is_file():
-        verdict: dict[str, Any] = json.loads(file.read_bytes())
-        if verdict["config"] != asdict(config):
-            raise ValueError(f"{file} belongs to another configuration. Use another folder, or delete it")
-        return verdict
+    return once(file, asdict(config), lambda: (_judged(experiment, method, seed, config, results), {}), kinds)
+
+
+def _judged(experiment: str, method: str, seed: int, config: RefereeConfig, results: Path) -> dict[str, Any]:
     model = load_model(experiment, method, seed, results=results).requires_grad_(False)
     data, generator = find(experiment, method).data(), torch.Generator().manual_seed(EVALUATION_SEED)
     pilot = encoder_chain(model, data.valid[:PILOT_IMAGES], [HMC(0.1)] * config.T)
@@ -122,8 +123,7 @@ def referee(
     by_is, by_ais = _both(model, x, kernels, config, generator)
     drawn_is, drawn_ais = _both(model, simulated, kernels, config, generator)
     above = _reverse(model, simulated, z, kernels, config, generator)
-    verdict = {
-        "config": asdict(config),
+    return {
         "test": {
             "is": _row(estimate.mean(-by_is, "upper")),
             "ais": _row(estimate.mean(-by_ais, "upper")),
@@ -136,8 +136,6 @@ def referee(
         },
         "step_size": [round(kernel.step_size, 4) for kernel in (kernels[0], kernels[-1])],
     } | _activity(model, x)
-    write_atomically(file, (json.dumps(verdict, indent=1) + "\n").encode())
-    return verdict
 
 
 def _both(

@@ -13,10 +13,13 @@ import pandas as pd
 import torch
 
 import avo_lib
+from avo_lib.experiments.records import expect, read
 from avo_lib.files import CLONE, repository, write_atomically
 
 RESULTS = (CLONE or Path()) / "results"
-TEST = [f"test.{name}" for name in ("elbo", "kl", "nll", "stderr", "samples", "ess")]
+RUN = {"experiment": str, "method": str, "seed": int, "config": dict, "seconds": float, "epochs": int}
+RUN |= {"train.elbo": float, "valid.elbo": float}
+TEST = {f"test.{name}": float for name in ("elbo", "kl", "nll", "stderr", "samples", "ess")}
 
 
 def versions() -> dict[str, str]:
@@ -24,9 +27,32 @@ def versions() -> dict[str, str]:
     return {"avo_lib": avo_lib.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def result_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
-    """Where a run's result goes."""
-    return folder / experiment / f"{method}-seed{seed}.json"
+def result_file(experiment: str, method: str, seed: int, folder: Path | str = RESULTS) -> Path:
+    """Where a run's result goes.
+
+    Raises:
+        ValueError: If that is no seed.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"a seed is a whole number from 0 to 2**63 - 1, not {seed}")
+    return Path(folder) / experiment / f"{method}-seed{seed}.json"
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """One run's result, which says of itself what its path says.
+
+    Raises:
+        ValueError: If it is damaged or another's; the message names the file.
+        OSError: If it cannot be read.
+    """
+
+    def check(result: dict[str, Any]) -> None:
+        expect(result, RUN | (TEST if "test" in result else {}))
+        own = (result["experiment"], f"{result['method']}-seed{result['seed']}.json")
+        if own != file.parts[-2:] or not "".join(own).isprintable():
+            raise ValueError(f"it says that it is {own[0]}/{own[1]}")
+
+    return read(file, check)
 
 
 def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
@@ -34,16 +60,12 @@ def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
     Raises:
         ValueError: If a file is not a result; the message names it.
+        OSError: If a folder or a file cannot be read.
     """
-    found = []
-    for file in sorted(folder.glob("*/*.json")):
-        try:
-            result = json.loads(file.read_bytes())
-            table([{} | result])  # whatever the table needs is there
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is not a result: {error!r}. Delete it and run that experiment again") from error
-        found.append(result)
-    return found
+    if not folder.exists():
+        return []
+    files = [file for part in folder.iterdir() if part.is_dir() for file in part.iterdir() if file.suffix == ".json"]
+    return [read_result(file) for file in sorted(files)]
 
 
 def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -53,8 +75,6 @@ def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     well one trained model is measured, not how much training varies.
     """
     rows = pd.json_normalize(list(results))
-    if missing := {"train.elbo", "valid.elbo", "seconds", "epochs"} - set(rows):
-        raise KeyError(f"no {', '.join(sorted(missing))}")
     rows = rows.reindex(columns=sorted({*rows, *TEST}))  # a search has left the test set alone
     grouped = rows.groupby(["experiment", "method"], sort=False)
     between = grouped["test.nll"].sem()

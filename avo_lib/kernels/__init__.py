@@ -29,7 +29,8 @@ class Kernel(Protocol):
 
         Args:
             z_prev: Where the chain is, ``(..., dim)``.
-            log_f: The target of this step; learned kernels ignore it, MCMC kernels leave it invariant.
+            log_f: The target of this step; learned kernels ignore it, MCMC kernels leave it invariant. Evaluation runs
+                under ``torch.no_grad``: who needs its gradient there asks for it with ``torch.enable_grad``.
             context: Features of the datum ``(..., context_dim)``, or None.
             generator: Source of the noise.
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel, Householder, Kernel
 from avo_lib.models.parts import LIKELIHOODS, frozen, trunk
-from avo_lib.numerics import log_normal
+from avo_lib.numerics import log_normal, standard_normal
 from avo_lib.paths import AmortisedPath, linear_alphas
 
 STD_FLOOR = 1e-4
@@ -137,11 +137,15 @@ class VAE(nn.Module):
             The chain.
 
         Raises:
-            ValueError: If x has the wrong shape or pixels, or an own encoder or decoder gives a wrong shape.
+            ValueError: If x has the wrong shape, type or pixels (not looked at under ``torch.compile``), or an own
+                encoder or decoder gives a wrong shape.
         """
         if x.dim() != 2 or x.shape[1] != self.config.pixels:
             raise ValueError(f"expected images of shape (images, {self.config.pixels}), got {tuple(x.shape)}")
-        self.likelihood.check(x)
+        if not torch.compiler.is_compiling():  # the answer would cut the graph in two
+            self.likelihood.check(x)
+        if x.dtype != self.alphas.dtype:
+            raise ValueError(f"images are {x.dtype}, but the model is {self.alphas.dtype}: use model.to({x.dtype})")
         features = self.encoder(x if seen is None else seen)
         if features.shape != (expected := (len(x), self.config.hidden[-1])):
             raise ValueError(f"the encoder should give {expected} features, but gives {tuple(features.shape)}")
@@ -158,5 +162,5 @@ class VAE(nn.Module):
 
     def sample_images(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """The mean images ``(n, pixels)``, for binary pixels their probabilities, of n draws of the prior."""
-        z = torch.randn(n, self.config.latent, generator=generator, device=self.alphas.device)
+        z = standard_normal(self.alphas.new_empty(n, self.config.latent), generator)
         return self.likelihood.mean(self.decode(z))

@@ -46,7 +46,9 @@ def name(path: Path) -> str:
 
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
-every_chapter = pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.parent != BOOK], ids=name)
+REFERENCE = BOOK / "reference"  # to look things up in: whole cells of code, no story and no exercises
+TEACHING = [path for path in NOTEBOOKS if path.parent not in (BOOK, REFERENCE)]
+every_chapter = pytest.mark.parametrize("path", TEACHING, ids=name)
 every_page = pytest.mark.parametrize("path", PAGES, ids=name)
 
 
@@ -94,7 +96,7 @@ def table_of_contents() -> set[str]:
 def test_the_map_knows_order_titles_minutes_and_needs() -> None:
     """The landing page tells a reader what each chapter takes, as the chapter itself does."""
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    files = [chapter["file"] for part in contents["parts"] if part.get("numbered") for chapter in part["chapters"]]
     chapters = [ROOT / f"{file}.ipynb" for file in files if (ROOT / f"{file}.ipynb") in NOTEBOOKS]
     expected = []
     for number, path in enumerate(chapters, start=1):
@@ -107,7 +109,7 @@ def test_the_map_knows_order_titles_minutes_and_needs() -> None:
         link = f"{number}. [{title[1]}]({name(path)})"
         expected.append((link, minutes[1], ", ".join(map(str, numbers)) or "–"))
     rows = [[part.strip() for part in line.split("|")[1:-1]] for line in markdown(BOOK / "intro.md").splitlines()]
-    assert [(row[1], row[3], row[4]) for row in rows if len(row) == 5 and ".ipynb)" in row[1]] == expected
+    assert [(row[1], row[3], row[4]) for row in rows if len(row) == 5 and re.match(r"\d+\. ", row[1])] == expected
 
 
 def test_the_book_has_notebooks() -> None:
@@ -186,14 +188,23 @@ def test_exercises_have_folded_solutions(path: Path) -> None:
         assert re.search(r"^:class:.*\bdropdown\b", options, re.MULTILINE), f"solution {label} is not folded"
 
 
+def lengths_of_visible_cells(path: Path) -> list[int]:
+    cells = [cell for cell in code_cells(path) if "hide-input" not in cell.metadata.get("tags", [])]
+    return [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in cells]
+
+
+@every_notebook
+def test_visible_cells_have_one_idea(path: Path) -> None:
+    """What draws, loads or checks is folded."""
+    lines = lengths_of_visible_cells(path)
+    assert max(lines, default=0) <= 25
+    assert statistics.median(lines or [0]) <= 10
+
+
 @every_chapter
 def test_visible_code_teaches(path: Path) -> None:
-    """Cells of one idea, in words: what draws, loads or checks is folded."""
-    cells = [cell for cell in code_cells(path) if "hide-input" not in cell.metadata.get("tags", [])]
-    lines = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in cells]
-    assert max(lines) <= 25
-    assert statistics.median(lines) <= 10
     prose = re.sub(r"<!--.*?-->|\]\([^)]*\)", "", markdown(path))
+    lines = lengths_of_visible_cells(path)
     assert len(prose.split()) >= 10 * sum(lines), "at least ten words a line of visible code"
 
 
