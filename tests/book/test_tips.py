@@ -13,7 +13,7 @@ from visit import RAW_TEX, Visit
     ("target", "words"),
     [
         ("ais.html#def-ais-path", "Definition"),
-        ("#prop-avo-step", "Proposition 7.1"),
+        ("#prop-avo-step", "(One step in one line)"),
         ("../reference/bibliography.html#huang2018improving", "Improving explorability"),
     ],
 )
