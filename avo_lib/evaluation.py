@@ -158,7 +158,7 @@ class LogLikelihood:
 
     @property
     def nll(self) -> Estimate:
-        """The mean of −log p̂(x) over images: an upper bound on the negative log-likelihood, in nats."""
+        """The mean of −log p̂(x) over images, an upper bound on the negative log-likelihood, in nats."""
         return -estimate.mean(self.log_p, "lower")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from avo_lib.numerics import check_axes
 
 LogDensity = Callable[[Tensor], Tensor]
-"""A log density in nats, possibly unnormalised: points ``(..., dim)`` to ``(...)``."""
+"""A log density in nats, possibly unnormalised, from points ``(..., dim)`` to ``(...)``."""
 
 
 class Path(Protocol):
