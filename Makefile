@@ -29,6 +29,7 @@ pdf: book ## Print the whole book into one PDF, with the Chromium of this machin
 	@$(BIN)/python tools/pdf.py
 
 lab: .venv/.installed ## Open the chapters in JupyterLab, with theorems and references drawn as in the book
+	@$(BIN)/jupyter trust book/*.ipynb book/*/*.ipynb >/dev/null # else their sliders show as text until they are run
 	@$(BIN)/jupyter lab --notebook-dir=book
 
 test: .venv/.installed ## Run all tests, and every notebook cell against its stored output, one process a core

@@ -12,7 +12,7 @@ from torch.nn import functional
 LOG_2PI = math.log(2 * math.pi)
 
 Noise = torch.Generator | Sequence[torch.Generator] | None
-"""Where randomness comes from: one generator, one generator per datum, or torch's global stream."""
+"""The source of randomness, which is one generator, one generator per datum, or None for torch's global stream."""
 
 
 def standard_normal(like: Tensor, generator: Noise = None) -> Tensor:

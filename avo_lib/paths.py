@@ -18,7 +18,7 @@ from avo_lib.numerics import check_axes
 
 Alphas = Tensor | Sequence[float]
 LogDensity = Callable[[Tensor], Tensor]
-"""A log density in nats, possibly unnormalised: points ``(..., dim)`` to ``(...)``."""
+"""A log density in nats, possibly unnormalised, from points ``(..., dim)`` to ``(...)``."""
 
 
 class Path(Protocol):

@@ -97,6 +97,11 @@ def test_curves_share_given_abscissae(axes):
     assert list(axes.lines[0].get_xdata()) == [10, 100]
 
 
+def test_curves_take_the_names_of_a_table(axes):
+    show_curves(axes, {"householder": [3.0], "vae": [2.0]}, names={"householder": "Householder, T = 5"})
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Householder, T = 5", "VAE"]
+
+
 def test_the_style_draws_in_the_books_colours():
     with plt.rc_context():
         use_style()

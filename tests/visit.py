@@ -10,7 +10,8 @@ VISIBLE_FRAME = """() => {
   const shown = [...document.querySelectorAll('.avo-frame')].filter(frame => frame.offsetParent !== null);
   const frame = shown[0], picture = frame.querySelector('img');
   return {count: shown.length, label: frame.querySelector('figcaption').textContent, alt: picture.alt,
-          source: picture.src, wide: picture.clientWidth / frame.parentElement.clientWidth};
+          source: picture.src, width: picture.clientWidth, drawn: picture.naturalWidth,
+          column: frame.parentElement.clientWidth};
 }"""
 RAW_TEX = r"""[...document.querySelectorAll('article .math')]
   .map(formula => formula.textContent).filter(text => /\\[(\[]/.test(text))"""

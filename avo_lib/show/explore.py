@@ -19,7 +19,7 @@ __all__ = ["frame_slider"]
 
 MAX_FRAMES = 15
 MAX_CHARACTERS = 250_000  # the budget of a whole page of the book
-DPI = 76
+DPI = 100  # as the static figures have it
 COLOURS = 64
 
 

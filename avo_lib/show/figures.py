@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,6 +34,7 @@ def use_style() -> None:
             "savefig.dpi": 100,
             "figure.facecolor": "white",
             "figure.constrained_layout.use": True,
+            "figure.constrained_layout.wspace": 0.06,  # else a panel's y label reads as its neighbour's
             "font.size": 10,
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -107,20 +108,28 @@ def show_images(axes: Axes, images: Tensor, *, per_row: int = 8, title: str = ""
     axes.set_title(title)
 
 
-def show_curves(axes: Axes, curves: dict[str, Sequence[float]], *, x: Sequence[float] | None = None) -> Figure:
+def show_curves(
+    axes: Axes,
+    curves: Mapping[str, Sequence[float]],
+    *,
+    x: Sequence[float] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Figure:
     """Draw one labelled line for each method, in the method's colour.
 
     Args:
         axes: Where to draw.
         curves: Method to values.
         x: Shared abscissae; 1, 2, … by default.
+        names: What the legend calls a method; by default its own name in capitals.
 
     Returns:
         The figure.
     """
     for method, values in curves.items():
         at = np.arange(1, len(values) + 1) if x is None else x
-        axes.plot(at, values, label=method.upper(), color=COLOURS.get(method, COLOURS["warning"]))
+        label = (names or {}).get(method, method.upper())
+        axes.plot(at, values, label=label, color=COLOURS.get(method, COLOURS["warning"]))
     axes.legend()
     figure = axes.figure
     assert isinstance(figure, Figure)

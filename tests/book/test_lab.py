@@ -97,6 +97,20 @@ def test_a_chapter_reads_well(browser: Any, open_lab: Any, extension: bool) -> N
     page.close()
 
 
+def test_make_lab_shows_the_sliders_before_anything_has_run(browser: Any, open_lab: Any, tmp_path: Path) -> None:
+    """JupyterLab draws a stored widget only where it trusts the notebook; the cells of a fresh clone it does not."""
+    planned = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (command,) = [line for line in planned.splitlines() if " trust " in line]
+    lab = open_lab(ROOT / "book", extension=True)
+    data = {"JUPYTER_DATA_DIR": str(lab.log.parent / "data")}
+    subprocess.run(["sh", "-c", command.lstrip("@")], cwd=ROOT, env={**os.environ, **data}, check=True)
+    page = browser.new_page(viewport={"width": 1300, "height": 1500})
+    page.goto(f"{lab.url}/lab/tree/{CHAPTER}?reset")
+    page.locator(".jp-OutputArea .noUi-handle").first.wait_for(timeout=90_000)
+    assert not page.get_by_text("VBox(children=").count()
+    page.close()
+
+
 def test_a_notebook_runs_and_its_widget_is_live(browser: Any, open_lab: Any, tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir()

@@ -1,0 +1,56 @@
+"""What the built pages say, beyond what the sources say: signs, types and the index of statements."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+
+from tools.avo_book.tables import TABLE, minus_signs
+
+TAG = re.compile(r"<[^>]+>")
+PROSE = re.compile(r"[A-Za-z]\w* [a-z]\w*")  # two words: no type has any
+
+
+def words(markup: str) -> str:
+    return html.unescape(TAG.sub("", markup)).strip()
+
+
+def test_a_minus_sign_stands_before_numbers_only() -> None:
+    before = '<td style="margin: -1px">-0.12</td><th>bias -5</th><td>(-.5, -2)</td><td>1e-05</td><td>top-5</td>'
+    after = '<td style="margin: -1px">−0.12</td><th>bias −5</th><td>(−.5, −2)</td><td>1e-05</td><td>top-5</td>'
+    assert minus_signs(before) == after
+
+
+def test_negative_numbers_of_tables_have_a_minus_sign(pages: list[Path]) -> None:
+    cells = [
+        words(cell)
+        for page in pages
+        for table in TABLE.findall(page.read_text(encoding="utf-8"))
+        for cell in re.findall(r"<t[dh]\b.*?</t[dh]>", table, re.DOTALL)
+    ]
+    assert sum(cell.startswith("−") for cell in cells) > 10
+    assert not [cell for cell in cells if re.match(r"-[\d.]", cell)]
+
+
+def test_types_in_the_api_are_no_prose(built_book: Path) -> None:
+    """A colon in the first sentence of a variable or property makes what stands before it a type."""
+    page = (built_book / "book" / "reference" / "api.html").read_text(encoding="utf-8")
+    fields = re.findall(r"<dt[^>]*>(?:Return type|Type)<.*?</dt>\s*<dd[^>]*>(.*?)</dd>", page, re.DOTALL)
+    types = [words(field) for field in fields]
+    assert len(types) > 100
+    assert not [kind for kind in types if PROSE.search(kind)]
+
+
+def test_the_detector_of_prose() -> None:
+    assert PROSE.search("Where randomness comes from") and PROSE.search("A log density in nats, possibly unnormalised")
+    assert not any(map(PROSE.search, ["tuple[torch.Tensor, …]", "int | None", "Literal[‘exact’, ‘lower’]"]))
+
+
+def test_the_index_lists_statements_by_number_and_title(built_book: Path) -> None:
+    page = (built_book / "prf-prf.html").read_text(encoding="utf-8")
+    entries = dict(re.findall(r'<li><a href="([^"]*#(?:def|prop|thm)-[^"]*)">(.*?)</li>', page))
+    assert words(entries["book/annealing/ais.html#def-ais-path"]) == "Definition 6.1 Geometric path"
+    numbers = [tuple(map(int, number)) for number in re.findall(r">\w+ (\d+)\.(\d+)</a>", "".join(entries.values()))]
+    assert len(numbers) == len(entries) > 30
+    assert [chapter for chapter, _ in numbers] == sorted(chapter for chapter, _ in numbers)
