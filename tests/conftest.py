@@ -9,6 +9,9 @@ import torch
 LONGEST = (
     "tests/book/test_browser.py",
     "tests/book/test_offline.py",
+    "tests/book/test_pdf.py",
+    "book/foundations/vae.ipynb",
+    "book/reference/your_own.ipynb",
     "book/annealing/avo.ipynb",
     "book/annealing/ais.ipynb",
     "book/collapse/schedules.ipynb",
