@@ -90,7 +90,7 @@ def fit(
         checkpoint_seconds: Time between checkpoints inside an epoch.
 
     Returns:
-        The finished run: learning curve, best epoch and its validation bound, seconds.
+        The finished run, with its learning curve, best epoch and its validation bound, seconds.
 
     Raises:
         FloatingPointError: If the objective is not finite; the last checkpoint stays.

@@ -88,11 +88,11 @@ def referee(
         results: Folder of the weights and of the verdict.
 
     Returns:
-        As written. ``test``: mean NLL by ``is`` and by ``ais``, ``excess`` of AIS's log p over that of importance
-        sampling, and ``log_p`` of each image by AIS, to compare models in pairs. ``simulated``: the ``gap`` between
-        reverse and forward AIS, and by how much importance sampling lies ``below`` forward AIS. All in nats, each mean
-        with its ``stderr`` over images. ``active_units``, and for each kernel of a chain ``moved``: root mean square
-        of its step, in standard deviations of q_0.
+        As written, a dictionary. Under ``test`` the mean NLL by ``is`` and by ``ais``, ``excess`` of AIS's log p over
+        that of importance sampling, and ``log_p`` of each image by AIS, to compare models in pairs. Under ``simulated``
+        the ``gap`` between reverse and forward AIS, and by how much importance sampling lies ``below`` forward AIS. All
+        in nats, each mean with its ``stderr`` over images. Then ``active_units``, and for each kernel of a chain
+        ``moved``, the root mean square of its step in standard deviations of q_0.
 
     Raises:
         FileNotFoundError: If the weights are not there.
