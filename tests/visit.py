@@ -9,7 +9,8 @@ from typing import Any
 VISIBLE_FRAME = """() => {
   const shown = [...document.querySelectorAll('.avo-frame')].filter(frame => frame.offsetParent !== null);
   const frame = shown[0], picture = frame.querySelector('img');
-  return {count: shown.length, label: frame.querySelector('figcaption').textContent, alt: picture.alt,
+  return {count: shown.length, alt: picture.alt,
+          label: frame.querySelector('figcaption').textContent.replaceAll('\\u00a0', ' '),
           source: picture.src, width: picture.clientWidth, drawn: picture.naturalWidth,
           column: frame.parentElement.clientWidth};
 }"""
