@@ -73,7 +73,7 @@ class Drawn:
     Attributes:
         distribution: With ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw; wrap a
             distribution of independent coordinates in ``torch.distributions.Independent``. Its draws come from the
-            global random state, which a generator seeds for the time of the draw.
+            global random state, which a generator (of several the first) seeds for the time of the draw.
 
     >>> from torch.distributions import MultivariateNormal
     >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))

@@ -178,7 +178,7 @@ def log_likelihood(
     p(x, z_T)/q_0(z_0) is no weight at all; the last kernel alone, p(x, z_T)/q_T(z_T | z_{T−1}), is unbiased but, when
     that kernel is narrow, far too low at any K that one can afford.
 
-    Image i draws from generators of its own, one for every 100 samples: neither ``rows`` nor later images change it.
+    Image i of a Gaussian proposal draws from generators of its own: neither ``rows`` nor later images change it.
 
     Args:
         model: Anything with ``chain(x)``; put it in evaluation mode first.

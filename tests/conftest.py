@@ -1,6 +1,7 @@
 """One thread, float64 and one generator for each test; the longest files first."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +39,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return rank.get(name, len(rank) + (not name.endswith(".ipynb")))
 
     items.sort(key=key)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def published():
+    """What the book shows is no place for tests: a run in earnest would replace it, and look like it."""
+    folder = Path(__file__).parents[1] / "results"
+
+    def stamps() -> dict[Path, int]:
+        return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+
+    before = stamps()
+    yield
+    assert stamps() == before, "a test has written into results/"
 
 
 @pytest.fixture(autouse=True)

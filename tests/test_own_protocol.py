@@ -75,6 +75,14 @@ def test_two_processes_run_what_is_missing(folders):
         sweep("stripes", other, **folders)
 
 
+def wait_for(event, process: subprocess.Popen) -> None:
+    """Fails when the process that should bring it about has ended, or after two minutes."""
+    end = time.monotonic() + 120
+    while not event():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+
+
 def test_a_sweep_survives_the_death_of_a_dask_worker(folders, tmp_path):
     """A scheduler and two workers on this machine; one is killed while it works, and the other does its share."""
     pytest.importorskip("distributed")
@@ -85,8 +93,7 @@ def test_a_sweep_survives_the_death_of_a_dask_worker(folders, tmp_path):
     crew = [subprocess.Popen([*command, "--no-dashboard", "--scheduler-file", str(file)], **options)]
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-dashboard", "--no-nanny", "--nthreads", "1"]
     try:
-        while not file.is_file() or not file.read_text().strip():
-            time.sleep(0.1)
+        wait_for(lambda: file.is_file() and file.read_text().strip(), crew[0])
         address = json.loads(file.read_text())["address"]
         crew += [subprocess.Popen([*worker, address], **options) for _ in range(2)]
         slow = {name: dataclasses.replace(setup, pause=3.0) for name, setup in METHODS.items()}
@@ -98,9 +105,7 @@ def test_a_sweep_survives_the_death_of_a_dask_worker(folders, tmp_path):
             "sweep('stripes', slow, (0, 1), scheduler=sys.argv[1], results=here / 'results', runs=here / 'runs')\n"
         )
         crew.append(subprocess.Popen([sys.executable, str(script), address, str(tmp_path)], **options))
-        while not list(tmp_path.glob("results/stripes/*.json")):
-            assert crew[-1].poll() is None
-            time.sleep(0.1)
+        wait_for(lambda: list(tmp_path.glob("results/stripes/*.json")), crew[-1])
         crew[1].send_signal(signal.SIGKILL)
         assert crew[-1].wait(120) == 0
         assert len(list(tmp_path.glob("results/stripes/*.json"))) == len(slow) * 2

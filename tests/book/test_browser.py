@@ -115,7 +115,7 @@ def test_a_frame_is_as_wide_as_drawn_or_as_the_column(browser: Any, widget_pages
             visit.page.wait_for_timeout(200)  # as above
             frame = visit.frame()
             assert 200 < frame["column"] <= width
-            assert abs(frame["width"] - min(frame["drawn"], frame["column"])) <= 20, path.name  # its margins
+            assert abs(frame["width"] - min(frame["drawn"], frame["column"])) <= 1, path.name
 
 
 def test_play_runs_through_the_frames_and_pauses(browser: Any, widget_pages: list[Path]) -> None:

@@ -257,6 +257,12 @@ def test_plain_viewers_show_the_text(path: Path) -> None:
             assert not found, f"{kind}, which only the built book resolves: {text[found.start() :][:60]!r}"
 
 
+@every_page
+def test_no_page_shows_a_role(path: Path) -> None:
+    """GitHub shows the reference pages too."""
+    assert not SOURCE_ONLY["a role"].search(markdown(path))
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
