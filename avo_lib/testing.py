@@ -78,3 +78,23 @@ def claim(sentence: str, holds: bool | Tensor) -> None:
     if not bool(holds):
         raise AssertionError(f"does not hold: {sentence}")
     print(f"✓ {sentence}")
+
+
+def restate(sentence: str, holds: bool | Tensor) -> None:
+    """Print a sentence that is read off stored results or typed numbers, with ≡ for a tick, or fail.
+
+    No run of the chapter could have made it false: it says that the text matches the data, and no more.
+
+    Args:
+        sentence: What is stated.
+        holds: Whether the data say so.
+
+    Raises:
+        AssertionError: If they do not.
+
+    >>> restate("a dozen is twelve", 12 == 12)
+    ≡ a dozen is twelve
+    """
+    if not bool(holds):
+        raise AssertionError(f"the data do not say so: {sentence}")
+    print(f"≡ {sentence}")

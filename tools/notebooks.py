@@ -4,6 +4,7 @@
     python tools/notebooks.py normalise [NOTEBOOK ...]  normalise only
     python tools/notebooks.py check [NOTEBOOK ...]      exit with 1 if normalising would change anything
     python tools/notebooks.py arithmetic [NOTEBOOK ...] exit with 1 if an output hangs on the processor
+    python tools/notebooks.py doubt [NOTEBOOK ...]      exit with 1 if a claim holds in its false world, or has none
 
 Without arguments every notebook under book/ is meant. The normal form keeps outputs, execution counts and
 widgets, which are part of the book, and drops what differs from run to run: a second run gives no diff. The numbers in
@@ -18,6 +19,7 @@ import copy
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,16 +213,32 @@ def run(path: Path, *, timeout: float) -> None:
 
 def arithmetic(path: Path, *, timeout: float) -> bool:
     """Prints what hangs on the processor's arithmetic, and says whether anything does."""
-    sys.path.append(str(BOOK.parent))  # run as a script, this file sees only its own folder
     from tools.arithmetic import report
 
     return report(path, timeout=timeout)
 
 
+def doubt(path: Path, *, timeout: float) -> bool:
+    """Prints the claims that no false world on record can shake, and says whether there are any."""
+    from tools import arithmetic, worlds
+
+    missing = set(worlds.claims(path)) - set(worlds.recorded(path))
+    found = [f"no false world on record: {sentence}" for sentence in sorted(missing)]
+    with tempfile.TemporaryDirectory() as folder:
+        variables = worlds.startup(Path(folder) / "ipython")
+        cells = arithmetic.execute(path, variables, timeout=timeout)
+    stored = arithmetic.code_cells(nbformat.read(path, as_version=4))
+    for number, (old, new) in enumerate(zip(stored, cells, strict=True)):
+        if lines := arithmetic.differing(arithmetic.compared(old), new.outputs):
+            found.append("\n  ".join([f"Cell {number}:", *lines]))
+    print(f"{path}: {len(found)} complaints", *found, sep="\n", flush=True)
+    return bool(found)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("run", "normalise", "check", "arithmetic"))
+    parser.add_argument("action", choices=("run", "normalise", "check", "arithmetic", "doubt"))
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: every notebook under book/")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one cell (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -240,8 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except NotebookError as error:
                 failed = True
                 print(error, file=sys.stderr)
-        elif options.action == "arithmetic":
-            failed |= arithmetic(path, timeout=options.timeout)
+        elif options.action in ("arithmetic", "doubt"):
+            failed |= {"arithmetic": arithmetic, "doubt": doubt}[options.action](path, timeout=options.timeout)
         elif normalise(path, write=options.action == "normalise"):
             changed = True
             print(f"{'normalised' if options.action == 'normalise' else 'not in the normal form:'} {path}")
