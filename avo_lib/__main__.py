@@ -9,7 +9,7 @@ def main() -> None:
         try:
             from avo_lib.experiments import command_line
         except ModuleNotFoundError as error:
-            sys.exit(f"error: there is no {error.name}; the command line needs: pip install 'avo-lib[experiments]'")
+            sys.exit(f"error: there is no {error.name}; the command line needs: pip install '.[experiments]'")
         command_line.main()
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from what is finished", file=sys.stderr)

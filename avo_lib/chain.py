@@ -198,11 +198,10 @@ class Chain:
 
     def __post_init__(self) -> None:
         """One kernel for each step of the path."""
-        if len(self.path.alphas) != len(self.kernels) + 1:
-            raise ValueError(
-                f"{len(self.kernels)} kernels need {len(self.kernels) + 1} alphas, but the path has "
-                f"{len(self.path.alphas)}"
-            )
+        if not hasattr(self.kernels, "__len__"):
+            raise TypeError(f"kernels must be a sequence, such as [kernel] * T, not {type(self.kernels).__name__}")
+        if (steps := len(self.kernels)) != len(self.path.alphas) - 1:
+            raise ValueError(f"{steps} kernels need {steps + 1} alphas, but the path has {len(self.path.alphas)}")
 
     def target(self, t: int) -> LogDensity:
         """Log f_t as a function of z alone."""

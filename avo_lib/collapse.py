@@ -17,7 +17,7 @@ from torch import Tensor
 
 from avo_lib import estimate
 from avo_lib.chain import Gaussian
-from avo_lib.evaluation import Bracket
+from avo_lib.estimate import Bracket
 from avo_lib.numerics import Noise, log_normal
 
 THRESHOLD = 0.01

@@ -51,6 +51,24 @@ class Estimate:
         return f"{self.value:.2f} ± {self.stderr:.2f} ({_LABEL[self.kind]})"
 
 
+@dataclass(frozen=True)
+class Bracket:
+    """A quantity between a lower and an upper bound, each with its standard error.
+
+    Attributes:
+        lower: Bound from below.
+        upper: Bound from above.
+    """
+
+    lower: Estimate
+    upper: Estimate
+
+    @property
+    def gap(self) -> float:
+        """Upper minus lower; how far the quantity is from being known."""
+        return self.upper.value - self.lower.value
+
+
 def mean(samples: Tensor, kind: Kind) -> Estimate:
     """The mean of independent draws, with its standard error.
 
@@ -73,9 +91,10 @@ def log_mean(log_w: Tensor, kind: Kind = "lower") -> Estimate:
     r"""The log of the mean of weights, :math:`\log\frac1K\sum_k w_k`, with the delta-method standard error.
 
     By Jensen's inequality its expectation is at most :math:`\log E w`: a lower bound, closer as K grows.
+    Over several data it is their average, with the standard error of a mean over data.
 
     Args:
-        log_w: K independent log weights in nats, ``(K,)``.
+        log_w: K independent log weights in nats, ``(K,)``, or of each datum, ``(K, ...)``.
         kind: The direction; ``"lower"`` unless the caller knows better.
 
     Returns:
@@ -84,6 +103,9 @@ def log_mean(log_w: Tensor, kind: Kind = "lower") -> Estimate:
     Raises:
         ValueError: If there are fewer than two weights.
     """
+    if log_w.dim() > 1 and log_w[0].numel() > 1:
+        return mean(log_mean_exp(log_w), kind)
+    log_w = log_w.flatten()
     if log_w.numel() < 2:
         raise ValueError(f"a standard error needs at least two weights, not {log_w.numel()}")
     value = log_mean_exp(log_w)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from avo_lib import estimate
 from avo_lib.chain import Chain, Trajectory
-from avo_lib.estimate import Estimate
+from avo_lib.estimate import Bracket, Estimate
+from avo_lib.kernels import MetropolisKernel
 from avo_lib.numerics import Noise, check_axes, effective_sample_size, log_mean_exp
 
 BLOCK = 100
@@ -19,24 +20,25 @@ BLOCK = 100
 
 
 @dataclass(frozen=True)
-class Bracket:
-    """A quantity between a lower and an upper bound, each with its standard error.
+class Annealing:
+    """What annealed importance sampling returns; ``log_z, log_w = ais(...)`` unpacks the first two.
 
     Attributes:
-        lower: Bound from below.
-        upper: Bound from above.
+        log_z: The estimate of log Z_T in nats, a lower bound (a mean over the proposal's axes).
+        log_w: Log weights in nats, ``(samples, ...)``.
+        acceptance: Mean acceptance probability at each kernel ``(T,)``: 1 if it never rejects; divergences are 0.
     """
 
-    lower: Estimate
-    upper: Estimate
+    log_z: Estimate
+    log_w: Tensor
+    acceptance: Tensor
 
-    @property
-    def gap(self) -> float:
-        """Upper minus lower; how far the quantity is from being known."""
-        return self.upper.value - self.lower.value
+    def __iter__(self) -> Iterator[Any]:
+        """Bound and weights."""
+        return iter((self.log_z, self.log_w))
 
 
-def ais(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Estimate, Tensor]:
+def ais(chain: Chain, samples: int, *, generator: Noise = None) -> Annealing:
     r"""Annealed importance sampling: log Z_T from below (Neal 2001, arXiv physics/9803008).
 
     If kernels leave f_t invariant, the increments are :math:`\log v_t = \log f_t(z_{t-1}) - \log f_{t-1}(z_{t-1})`.
@@ -48,16 +50,22 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Estimat
         generator: Source of the noise.
 
     Returns:
-        The estimate of log Z_T, a lower bound (a mean over the proposal's axes), and log weights ``(samples, ...)``.
+        The bound, the log weights, and what the kernels accepted.
     """
+    rates = []
     with torch.no_grad():
         z, log_q0 = chain.proposal.sample((samples,), generator=generator)
         log_w = -check_axes("the proposal", log_q0, z)
         for t, kernel in enumerate(chain.kernels, start=1):
-            z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
+            if isinstance(kernel, MetropolisKernel):
+                z, log_ratio, rate = kernel.transition(z, chain.target(t), generator=generator)
+            else:
+                z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
+                rate = z.new_ones(())
             log_w = log_w + check_axes(f"kernel {t}", log_ratio, z)
+            rates.append(rate.mean())
         log_w = log_w + chain.target(len(chain.kernels))(z)
-    return _log_z_estimate(log_w), log_w
+    return Annealing(estimate.log_mean(log_w), log_w, torch.stack(rates) if rates else log_w.new_ones(0))
 
 
 def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Estimate, Tensor]:
@@ -76,13 +84,7 @@ def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Es
         if z.dim() <= axes:
             raise ValueError(f"z {tuple(z.shape)} lacks the axis of samples; one draw for each datum is z[None]")
         log_w = chain.sample_reverse(z, generator=generator).log_w()
-    return -_log_z_estimate(-log_w), log_w
-
-
-def _log_z_estimate(log_w: Tensor) -> Estimate:
-    if log_w.dim() == 1 or log_w[0].numel() == 1:  # over images a standard error needs two of them
-        return estimate.log_mean(log_w.flatten())
-    return estimate.mean(log_mean_exp(log_w), "lower")
+    return -estimate.log_mean(-log_w), log_w
 
 
 def marginal_bounds(
@@ -90,10 +92,9 @@ def marginal_bounds(
 ) -> tuple[Tensor, Tensor]:
     r"""Two bounds on log f_T(z_T) − log q_T(z_T), with the intractable marginal q_T of a hierarchical proposal.
 
-    K fresh reverse trajectories estimate :math:`q_T(z_T) = E_r[q/r]`. Their log-mean is too small on average, which
-    bounds the difference from above (appendix C of Huang et al. 2018); with the generating trajectory as the (K+1)-st
-    it is too large, which bounds it from below (Sobolev & Vetrov 2019, arXiv 1905.03290). With K = 0 the lower bound
-    is the ELBO itself. The expectation of the difference is log Z − KL(q_T ‖ f_T/Z).
+    K fresh reverse trajectories estimate :math:`q_T(z_T) = E_r[q/r]`. Their log-mean is too small on average: a bound
+    from above (appendix C of Huang et al. 2018). With the generating trajectory as the (K+1)-st it is too large: one
+    from below (Sobolev & Vetrov 2019, 1905.03290). The expectation of the difference is log Z − KL(q_T ‖ f_T/Z).
 
     Args:
         chain: With learned kernels.
@@ -178,12 +179,12 @@ def log_likelihood(
     p(x, z_T)/q_0(z_0) is no weight at all; the last kernel alone, p(x, z_T)/q_T(z_T | z_{T−1}), is unbiased but, when
     that kernel is narrow, far too low at any K that one can afford.
 
-    Image i of a Gaussian proposal draws from generators of its own: neither ``rows`` nor later images change it.
+    Image i draws from generators of its own: neither ``rows`` nor later images change it (with a Gaussian proposal).
 
     Args:
         model: Anything with ``chain(x)``; put it in evaluation mode first.
         x: Binary images ``(images, pixels)``.
-        samples: K, trajectories for each image; memory does not grow with it.
+        samples: K for each image; memory does not grow with it.
         curve: Smaller K at which to report the mean NLL too, averaged over disjoint groups of the same draws.
         rows: Latents decoded at a time; speed and memory only.
         generator: Gives one seed, from which every image's generators follow.
@@ -224,8 +225,7 @@ def _generator(seed: int, image: int, block: int, device: torch.device) -> torch
 
 
 def _group_log_mean(log_w: Tensor, k: int) -> Tensor:
-    groups = log_w[: len(log_w) // k * k].unflatten(0, (-1, k))
-    return log_mean_exp(groups, dim=1).mean(0)
+    return log_mean_exp(log_w[: len(log_w) // k * k].unflatten(0, (-1, k)), dim=1).mean(0)
 
 
 def average_bound(

@@ -89,6 +89,8 @@ def test_a_path_of_another_length_is_refused():
     base = Gaussian(torch.zeros(2), torch.ones(2))
     with pytest.raises(ValueError, match="3 kernels need 4 alphas, but the path has 3"):
         Chain(base, [HMC(0.1)] * 3, GeometricPath(base.log_prob, base.log_prob, linear_alphas(2)))
+    with pytest.raises(TypeError, match=r"such as \[kernel\] \* T, not HMC"):
+        Chain(base, HMC(0.5), GeometricPath(base.log_prob, base.log_prob, linear_alphas(1)))
 
 
 def test_a_shared_mean_shares_no_noise(generator):

@@ -254,7 +254,7 @@ def test_a_scheduler_without_dask(call, tmp_path, monkeypatch):
     status, _, error = call(
         "sweep", "--experiment", "miniature", "--scheduler", "tcp://127.0.0.1:1", *folders(tmp_path)
     )
-    assert (status, error) == (1, "error: a scheduler needs dask: pip install 'avo-lib[cluster]'")
+    assert (status, error) == (1, "error: a scheduler needs dask: pip install '.[cluster]'")
 
 
 def test_the_version_is_printed(call):

@@ -34,6 +34,19 @@ def test_ais_brackets_the_truth_from_both_sides(generator):
     assert log_w.shape == (5000,)
 
 
+def test_ais_says_what_its_kernels_accept(generator):
+    """Short steps accept nearly all, long ones nothing, those that diverge nothing; learned kernels never reject."""
+    base = Gaussian(torch.zeros(2), torch.ones(2))
+    path = GeometricPath(base.log_prob, lambda z: base.log_prob(z) - (z**4).sum(-1), linear_alphas(5))
+    steps = [HMC(0.01), HMC(0.5), HMC(50.0), HMC(1e200), GatedKernel(2, 4)]
+    found = ais(Chain(base, steps, path), 200, generator=generator)
+    short, medium, long, divergent, learned = found.acceptance.tolist()
+    assert short > 0.99 and 0.3 < medium < 0.99 and long < 1e-6 and divergent == 0 and learned == 1
+    log_z, log_w = found
+    assert log_z is found.log_z and log_w is found.log_w
+    assert ais(Chain(base, [], GeometricPath(base.log_prob, base.log_prob, torch.ones(1))), 10).acceptance.shape == (0,)
+
+
 def test_ais_with_equal_ends_has_no_variance(generator):
     base = Gaussian(torch.ones(2), torch.full((2,), 2.0))
     path = GeometricPath(base.log_prob, base.log_prob, linear_alphas(5))

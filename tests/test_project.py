@@ -333,4 +333,4 @@ def test_the_library_asks_for_little(tmp_path):
     subprocess.run([sys.executable, "-c", light], env=environment, check=True)
     done = subprocess.run([sys.executable, "-m", "avo_lib", "list"], env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: there is no ")
-    assert done.stderr.endswith("pip install 'avo-lib[experiments]'\n") and len(done.stderr.splitlines()) == 1
+    assert done.stderr.endswith("pip install '.[experiments]'\n") and len(done.stderr.splitlines()) == 1

@@ -156,7 +156,7 @@ def sweep(
         try:
             from dask.distributed import Client
         except ImportError as error:
-            raise ImportError("a scheduler needs dask: pip install 'avo-lib[cluster]'") from error
+            raise ImportError("a scheduler needs dask: pip install '.[cluster]'") from error
         Client(scheduler)  # registers itself as joblib's dask backend
         backend = {"backend": "dask"}
     with parallel_config(**backend):

@@ -145,7 +145,7 @@ def _both(
     published = torch.Generator().manual_seed(EVALUATION_SEED)
     sampled = log_likelihood(model, x, config.samples, generator=published).log_p
     annealed = [
-        ais(encoder_chain(model, part, kernels), config.chains, generator=generator)[1] for part in x.split(BLOCK)
+        ais(encoder_chain(model, part, kernels), config.chains, generator=generator).log_w for part in x.split(BLOCK)
     ]
     return sampled, log_mean_exp(torch.cat(annealed, 1)).double()
 

@@ -8,7 +8,7 @@ log f(z_prev) − log f(z), which turns a chain's weight into that of annealed i
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -46,4 +46,13 @@ class Kernel(Protocol):
         ...
 
 
-__all__ = ["HMC", "GatedKernel", "Householder", "Kernel", "tune_step_sizes"]
+@runtime_checkable
+class MetropolisKernel(Protocol):
+    """A kernel that proposes and rejects, and says how often: annealed importance sampling reports it."""
+
+    def transition(self, z: Tensor, log_f: LogDensity, *, generator: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws as :meth:`Kernel.forward` does; the third value is the acceptance probability ``(...)``."""
+        ...
+
+
+__all__ = ["HMC", "GatedKernel", "Householder", "Kernel", "MetropolisKernel", "tune_step_sizes"]
