@@ -8,18 +8,20 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx_proof.domain import ProofDomain
 
-from . import code, frames, search, statements, tables, tips
+from . import code, frames, glossary, search, statements, tables, tips
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connects the parts to the build."""
     app.connect("config-inited", _drop_thebe, priority=900)  # when every other extension has connected its own
     app.connect("doctree-read", frames.draw)
+    app.connect("doctree-read", glossary.name_terms)
     app.connect("doctree-read", tables.draw_minus_signs)
     app.connect("build-finished", search.write)
     app.connect("build-finished", tips.write)
     app.connect("env-updated", code.pages_to_rewrite)
     app.connect("doctree-resolved", code.list_uses)
+    app.connect("doctree-resolved", glossary.link_terms)
     app.connect("html-page-context", code.link_code)
     app.connect("html-page-context", _mend_bibliography)
     app.connect("html-page-context", statements.use_template)

@@ -1,4 +1,4 @@
-"""What a link shows before it is followed: statements, exercises, equations, captions and works, as a script.
+"""What a link shows before it is followed: statements, exercises, equations, captions, works and terms, as a script.
 
 A page that lies on a disk may not read another one, so the texts of all that is linked lie in one file, which
 `tips.js` loads when a reader first points at a link.
@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 
 ARTICLE = re.compile(r"<article.*?</article>", re.DOTALL)
 LINK = re.compile(r'<a\b(?![^>]*headerlink)[^>]*\bhref="([^"#:]*)#([^"]+)"')
-SHOWN = re.compile(r'^<figure\b|^<div\b[^>]*\bclass="(?:proof|exercise|math|citation)\b')
+SHOWN = re.compile(r'^<figure\b|^<dt\b[^>]*\bid="term-|^<div\b[^>]*\bclass="(?:proof|exercise|math|citation)\b')
 # Pictures would make the file heavy, and links could not be reached: their words stay.
 DROPPED = re.compile(
     r'<a class="headerlink".*?</a>|<span class="backrefs">.*?</span>|<img\b[^>]*>|</?a\b[^>]*>| (?:id|role)="[^"]*"',
@@ -58,5 +58,8 @@ def _element(text: str, anchor: str) -> str:
     for tag in re.compile(rf"<(/?){start[1]}\b").finditer(text, start.start()):
         depth += -1 if tag[1] else 1
         if depth == 0:
-            return text[start.start() : text.index(">", tag.end()) + 1]
+            end = text.index(">", tag.end()) + 1
+            if start[1] == "dt":  # what is said of a term stands beside it
+                end = text.index("</dd>", end) + len("</dd>")
+            return text[start.start() : end]
     return ""

@@ -1,0 +1,44 @@
+"""The reference pages: mistakes that tests notice, terms that pages lead to, and what lecturers take away."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MISTAKES = (ROOT / "book/reference/what_goes_wrong.md").read_text(encoding="utf-8")
+ENTRIES = re.split(r"^### ", MISTAKES, flags=re.MULTILINE)[1:]
+
+
+def test_sixteen_mistakes_in_order() -> None:
+    assert [entry.split(".")[0] for entry in ENTRIES] == [str(number) for number in range(1, 17)]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.split("\n")[0])
+def test_a_mistake_is_shown_and_noticed(entry: str) -> None:
+    shown = re.search(r"Shown\s+in\s+\[[^]]+\]\(\S+\.ipynb", entry)
+    assert shown, "no chapter makes it on purpose"
+    noticed = re.findall(r"`(tests/\w+\.py)::(\w+)`", entry)
+    assert noticed or "held to the claims" in entry
+    for file, test in noticed:
+        assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_the_glossary_is_sorted_and_says_something_of_each_term() -> None:
+    text = (ROOT / "book/reference/glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^(\S.*)\n: ", text, flags=re.MULTILINE)
+    assert len(terms) > 30
+    assert terms == sorted(terms, key=str.casefold)
+
+
+def test_the_first_use_of_a_term_leads_to_the_glossary(built_book: Path) -> None:
+    page = (built_book / "book/annealing/avo.html").read_text(encoding="utf-8")
+    links = re.findall(r'<a class="[^"]*avo-term[^"]*" href="([^"]+)">([^<]+)</a>', page)
+    assert ("../reference/glossary.html#term-elbo", "ELBO") in links
+    assert len({target for target, _ in links}) == len(links) > 5
+    glossary = (built_book / "book/reference/glossary.html").read_text(encoding="utf-8")
+    assert 'id="term-elbo"' in glossary
+    assert "avo-term" not in glossary
+    assert re.search(r'glossary\.html#term-elbo": "<dt', (built_book / "_static/tips-text.js").read_text("utf-8"))
