@@ -16,7 +16,7 @@ $(error Call make in the folder of its Makefile, or with -C)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf lab test plain check notebooks experiment clean
+.PHONY: help book pdf lecture lab test plain check notebooks experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ book: .venv/.installed ## Build the book and say which page to open
 
 pdf: book ## Print the whole book into one PDF, with the Chromium of this machine; a few minutes
 	@$(BIN)/python tools/pdf.py
+
+lecture: .venv/.installed ## Write every figure as a file, and exercises apart from solutions, into _build/lecture
+	@$(BIN)/python tools/lecture.py
 
 lab: .venv/.installed ## Open the chapters in JupyterLab, with theorems and references drawn as in the book
 	@$(BIN)/jupyter trust book/*.ipynb book/*/*.ipynb >/dev/null # else their sliders show as text until they are run

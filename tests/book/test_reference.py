@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
+
+from tools import lecture
 
 ROOT = Path(__file__).resolve().parents[2]
 MISTAKES = (ROOT / "book/reference/what_goes_wrong.md").read_text(encoding="utf-8")
@@ -42,3 +45,23 @@ def test_the_first_use_of_a_term_leads_to_the_glossary(built_book: Path) -> None
     assert 'id="term-elbo"' in glossary
     assert "avo-term" not in glossary
     assert re.search(r'glossary\.html#term-elbo": "<dt', (built_book / "_static/tips-text.js").read_text("utf-8"))
+
+
+def test_a_lecture_has_every_figure_and_every_exercise_with_its_solution(tmp_path: Path) -> None:
+    lecture.write(tmp_path / "lecture")
+    names = {file.name for file in (tmp_path / "lecture" / "figures").iterdir()}
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in (tmp_path / "lecture").glob("*.md")}
+    assert sorted(texts) == ["exercises", "figures", "solutions"]
+    assert names == set(re.findall(r"\(figures/([^)]+)\)", texts["figures"]))
+    asked, answered = (re.findall("^### .*", texts[name], re.MULTILINE) for name in ("exercises", "solutions"))
+    assert asked == answered
+    for number, path in lecture.chapters():
+        notebook = nbformat.read(path, as_version=4)
+        pictures = [
+            out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
+        ]
+        assert len([name for name in names if name.startswith(f"{number:02d}-")]) == len(pictures)
+        source = "\n".join(cell.source for cell in notebook.cells)
+        assert all(f"### {title}" in asked for title in re.findall(r"^:::\{exercise\} (.*)", source, re.MULTILINE))
+    everything = "".join(texts.values())
+    assert not re.search(r":::|<!--|\.ipynb", everything)
