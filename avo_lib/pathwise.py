@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from avo_lib.chain import Chain, Gaussian, Proposal, Trajectory
-from avo_lib.numerics import Noise
-from avo_lib.objectives import Model, Source, iwae
+from avo_lib.numerics import Noise, log_mean_exp
+from avo_lib.objectives import Model, Source
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,4 @@ def _doubly(trajectory: Trajectory, beta: float) -> Tensor:
     if z.requires_grad:  # on its way to the proposal the gradient is weighed a second time
         z.register_hook(lambda gradient: weight[..., None] * gradient)
     surrogate = (weight * log_w).sum(0)
-    return iwae(trajectory, beta).detach() + surrogate - surrogate.detach()
+    return log_mean_exp(log_w).detach() + surrogate - surrogate.detach()
