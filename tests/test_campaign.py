@@ -13,6 +13,7 @@ import torch
 
 import avo_lib
 from avo_lib.checkpoint import SEAL, seal
+from avo_lib.data import Dataset
 from avo_lib.experiments import campaign, protocols, results
 from avo_lib.experiments.campaign import load_model, log_likelihood_of_test, run, sweep
 from avo_lib.experiments.mnist import load_mnist
@@ -196,7 +197,7 @@ def test_settings_from_numpy_are_published(folders, monkeypatch):
     assert sweep("miniature", ["vae"], jobs=1, **folders) == [file]
 
 
-@pytest.mark.parametrize("experiment", ["report", "report_fixed", "paper", "search"])
+@pytest.mark.parametrize("experiment", ["report", "report_fixed", "paper", "search", "screening"])
 def test_the_committed_results_have_the_settings_of_today(experiment):
     """Written when the objective was four options, they are neither run again nor refused."""
     files = sorted((results.RESULTS / experiment).glob("*.json"))
@@ -245,14 +246,16 @@ def test_a_sweep_checks_every_name_first(folders, monkeypatch):
     with pytest.raises(ValueError, match="no method 'gan' in miniature; there are vae, vae_constant"):
         sweep("miniature", ["vae", "gan"], jobs=1, **folders)
     with pytest.raises(
-        ValueError, match="no experiment 'cifar'; there are report, report_fixed, paper, screening, search, miniature"
+        ValueError,
+        match="no experiment 'cifar'; there are report, report_fixed, paper, screening, fashion, omniglot, search",
     ):
         sweep("cifar", jobs=1, **folders)
 
 
 def test_unknown_names_list_the_known():
     with pytest.raises(
-        ValueError, match="no experiment 'cifar'; there are report, report_fixed, paper, screening, search, miniature"
+        ValueError,
+        match="no experiment 'cifar'; there are report, report_fixed, paper, screening, fashion, omniglot, search",
     ):
         find("cifar", "vae")
     with pytest.raises(
@@ -263,7 +266,8 @@ def test_unknown_names_list_the_known():
 
 def protocols_of_all_methods():
     """Without the search, and without the readings that follow the eight methods of the paper's protocol."""
-    return {name: dict(list(methods.items())[:8]) for name, methods in EXPERIMENTS.items() if name != "search"}
+    every = {name: dict(list(methods.items())[:8]) for name, methods in EXPERIMENTS.items()}
+    return {name: methods for name, methods in every.items() if name not in ("search", "fashion", "omniglot")}
 
 
 def test_every_protocol_compares_the_same_methods():
@@ -280,6 +284,13 @@ def test_every_protocol_compares_the_same_methods():
             assert setup.train.objective == expected
             assert (setup.model.T == 0) == (name.startswith("vae") or name == "iwae")
             assert (setup.model.kernel == "householder") == (name == "householder")
+
+
+def test_fashion_is_the_screening_on_other_images(monkeypatch):
+    for name, setup in EXPERIMENTS["fashion"].items():
+        assert replace(setup, dataset="mnist", samples=None) == find("screening", name)
+    monkeypatch.setattr(protocols, "load_fashion_mnist", lambda binarisation: Dataset(*3 * [torch.zeros(20_000, 784)]))
+    assert len(find("fashion", "vae").data().train) == 10_000
 
 
 def test_the_schedules_of_beta_fit_the_training():

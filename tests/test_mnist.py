@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from torchvision import datasets
 
 from avo_lib.data import binarise
 from avo_lib.experiments import mnist as data
-from avo_lib.experiments.mnist import BINARISATIONS, DataError, load_labels, load_mnist
+from avo_lib.experiments.mnist import BINARISATIONS, DataError, load_fashion_mnist, load_labels, load_mnist
 
 TRAIN, TEST = 40, 20  # images of a tiny copy
 IMAGES = "train-images-idx3-ubyte"
@@ -58,7 +59,9 @@ def pack(root: Path, files: dict[str, bytes]) -> None:
 def files(monkeypatch) -> dict[str, bytes]:
     """The unpacked files of a tiny MNIST, whose checksums the library takes for the right ones."""
     found = tiny_files(seed=1)
-    monkeypatch.setattr(data, "SHA256", {name: hashlib.sha256(content).hexdigest() for name, content in found.items()})
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in found.items()}
+    for name in ("MNIST", "FASHION"):
+        monkeypatch.setattr(data, name, replace(getattr(data, name), sha256=checksums))
     monkeypatch.setattr(data, "TRAIN_IMAGES", 30)
     data._read.cache_clear()  # it keeps the images of the last root
     yield found
@@ -91,7 +94,7 @@ def cut(file: Path) -> None:
 
 def test_the_checksums_are_those_of_the_shipped_list():
     lines = (data.default_root() / "SHA256SUMS").read_text().splitlines()
-    assert data.SHA256 == {name: checksum for checksum, name in (line.split() for line in lines)}
+    assert data.MNIST.sha256 == {name: checksum for checksum, name in (line.split() for line in lines)}
 
 
 @pytest.mark.parametrize("binarisation", BINARISATIONS)
@@ -242,7 +245,7 @@ def test_a_folder_that_cannot_be_written_to(root):
 @pytest.fixture
 def read_only(root, tmp_path, monkeypatch) -> Path:
     """A clone that belongs to somebody else, and a home: where files may be unpacked."""
-    monkeypatch.setattr(data, "SHIPPED", root)
+    monkeypatch.setattr(data, "MNIST", replace(data.MNIST, shipped=root))
     monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(root))
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -285,12 +288,12 @@ def homeless(monkeypatch) -> None:
 
 
 def test_a_clone_needs_no_home(root, homeless, monkeypatch):
-    monkeypatch.setattr(data, "SHIPPED", root)
+    monkeypatch.setattr(data, "MNIST", replace(data.MNIST, shipped=root))
     assert len(load_mnist().test) == TEST
 
 
 def test_without_a_home_one_line_says_what_to_do(read_only, homeless):
-    with pytest.raises(DataError, match="no home folder to unpack MNIST in: set XDG_CACHE_HOME"):
+    with pytest.raises(DataError, match="no home folder to unpack mnist in: set XDG_CACHE_HOME"):
         load_mnist()
 
 
@@ -302,10 +305,12 @@ def test_a_root_below_a_file(tmp_path, files, no_network):
 
 STARTERS = """
 import hashlib, sys, time
+from dataclasses import replace
 from pathlib import Path
 from avo_lib.experiments import mnist as data
 me, other, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-data.SHA256 = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+checksums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+data.MNIST = replace(data.MNIST, sha256=checksums)
 for root in sorted(folder.glob("root*")):
     (root / me).touch()
     patience = time.monotonic() + 60
@@ -333,3 +338,22 @@ def test_two_processes_may_start_at_once(tmp_path):
     assert [process.returncode for process in started] == [0, 0], ended
     assert ended[0][0] == ended[1][0] and len(set(ended[0][0].split())) == 1
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_fashion_has_a_place_of_its_own(root, files, tmp_path, monkeypatch):
+    """Never the digits by mistake: another folder, other checksums, torchvision's other reader."""
+    found = load_fashion_mnist("fixed", root=root)
+    assert [len(part) for part in (found.train, found.valid, found.test)] == [30, 10, TEST] and not found.dynamic
+    assert (root / "FashionMNIST" / "raw" / IMAGES).is_file() and not (root / "MNIST").exists()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert data.default_root(data.FASHION) == tmp_path / "mine" / "avo_lib" / "fashion_mnist"
+
+
+def test_digits_are_no_fashion():
+    with pytest.raises(DataError, match="is damaged"):
+        load_fashion_mnist(root=data.default_root())
+
+
+def test_fashion_without_a_network_says_what_is_missing(tmp_path, no_network):
+    with pytest.raises(DataError, match=r"FashionMNIST is not in .*nowhere and could not be downloaded"):
+        load_fashion_mnist(root=tmp_path / "nowhere")

@@ -25,8 +25,8 @@ MODULES = sorted((ROOT / "avo_lib").rglob("*.py"))
 ORDER = """
     files numerics estimate testing targets paths kernels chain objectives controls pathwise evaluation collapse models
     data checkpoint training
-    experiments.mnist experiments.records experiments.results experiments.protocols experiments.campaign
-    experiments.referee experiments.energies experiments.biased_noise experiments.command_line
+    experiments.mnist experiments.omniglot experiments.records experiments.results experiments.protocols
+    experiments.campaign experiments.referee experiments.energies experiments.biased_noise experiments.command_line
     show.figures show.explore
     __main__
 """.split()

@@ -176,6 +176,7 @@ def _finished(experiment: str, method: str, seed: int, results: Path | str, setu
     found = read_result(file)["config"]
     if isinstance(setup, Experiment):  # an option that came later had its default, which changes nothing
         defaults = Experiment(VAEConfig(), TrainConfig(epochs=1), setup.binarisation).described()
+        found.setdefault("dataset", defaults["dataset"])
         with suppress(KeyError, TypeError, ValueError):  # what is of another kind differs
             found["train"] = _with_objective(found["train"])
             for part in ("model", "train"):
