@@ -526,7 +526,7 @@ def test_impossible_settings_are_refused(wrong, message):
     "wrong, message",
     [
         ({"layers": "relu"}, "'relu' is not one of leaky_relu, gated"),
-        ({"kernel": "planar"}, "'planar' is not one of gated, householder"),
+        ({"kernel": "planar"}, "'planar' is not one of gated, householder, autoregressive"),
         ({"layers": "gated"}, "batch_norm=False"),
         ({"T": -1}, "T >= 0"),
         ({"hidden": ()}, "at least one hidden layer"),

@@ -11,6 +11,7 @@ SMALL = {"pixels": 12, "hidden": (9, 7), "latent": 3, "kernel_hidden": 5}
 CONFIGS = {
     "plain": VAEConfig(**SMALL),
     "householder": VAEConfig(**SMALL, T=3, kernel="householder"),
+    "autoregressive": VAEConfig(**SMALL, T=3, kernel="autoregressive"),
     "HVI, report": VAEConfig(**SMALL, T=3),
     "HVI, paper": VAEConfig(**SMALL, T=3, layers="gated", batch_norm=False, conditioning="weight_norm"),
 }
@@ -84,7 +85,7 @@ def test_wrong_images_are_refused(images, message):
     ("change", "message"),
     [
         ({"layers": "relu"}, "leaky_relu, gated"),
-        ({"kernel": "iaf"}, "gated, householder"),
+        ({"kernel": "iaf"}, "gated, householder, autoregressive"),
         ({"layers": "gated"}, "batch_norm=False"),
         ({"T": -1}, "T >= 0"),
         ({"hidden": ()}, "at least one hidden layer"),

@@ -64,7 +64,7 @@ def install():
         "--quiet",
         "--no-user",
         "--editable",
-        ".[book,cluster,experiments,lab,show,test]",
+        ".[book,cluster,experiments,flows,lab,show,test]",
     ]
     subprocess.check_call([*command, "--constraint", "constraints.txt"], env=environment)
     if not is_ours():

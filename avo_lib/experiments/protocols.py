@@ -106,6 +106,12 @@ def _methods(base: Experiment, T: int = 5) -> dict[str, Experiment]:
     }
 
 
+def _flows(base: Experiment, T: int = 5) -> dict[str, Experiment]:
+    """Inverse autoregressive flows of the same depth and width; ``base`` is the plain VAE."""
+    iaf = replace(base, model=replace(base.model, T=T, kernel="autoregressive"))
+    return {"iaf": iaf, "avo_iaf": _train(iaf, objective=AVO(0.2))}
+
+
 def _train(base: Experiment, **changes: Any) -> Experiment:
     return replace(base, train=replace(base.train, **changes))
 
@@ -191,7 +197,7 @@ def _omniglot() -> dict[str, Experiment]:
 
 
 EXPERIMENTS = {
-    "report": _methods(_REPORT),
+    "report": _methods(_REPORT) | _flows(_REPORT),
     "report_fixed": _methods(replace(_REPORT, binarisation="fixed")),
     "paper": _methods(_PAPER)
     | {f"{name}_wide": _wide(_methods(_PAPER)[name]) for name in ("hvi", "avo")}

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from avo_lib.kernels.flow import Flow, autoregressive
 from avo_lib.kernels.gated import GatedKernel
 from avo_lib.kernels.hamiltonian import HMC, tune_step_sizes
 from avo_lib.kernels.householder import Householder
@@ -46,13 +47,13 @@ class Kernel(Protocol):
         ...
 
 
-@runtime_checkable
-class MetropolisKernel(Protocol):
-    """A kernel that proposes and rejects, and says how often: annealed importance sampling reports it."""
-
-    def transition(self, z: Tensor, log_f: LogDensity, *, generator: Noise) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws as :meth:`Kernel.forward` does; the third value is the acceptance probability ``(...)``."""
-        ...
-
-
-__all__ = ["HMC", "GatedKernel", "Householder", "Kernel", "MetropolisKernel", "tune_step_sizes"]
+__all__ = [
+    "HMC",
+    "Flow",
+    "GatedKernel",
+    "Householder",
+    "Kernel",
+    "MetropolisKernel",
+    "autoregressive",
+    "tune_step_sizes",
+]

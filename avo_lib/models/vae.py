@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avo_lib.chain import Chain, Gaussian
-from avo_lib.kernels import GatedKernel, Householder, Kernel
+from avo_lib.kernels import GatedKernel, Householder, Kernel, autoregressive
 from avo_lib.models.parts import LIKELIHOODS, frozen, trunk
 from avo_lib.numerics import log_normal, standard_normal
 from avo_lib.paths import AmortisedPath, linear_alphas
 
 STD_FLOOR = 1e-4
 LAYERS = ("leaky_relu", "gated")
-KERNELS = ("gated", "householder")
+KERNELS = ("gated", "householder", "autoregressive")
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class VAEConfig:
         layers: ``"leaky_relu"``, or ``"gated"`` for (W h + b) * sigmoid(V h + c) (Tomczak & Welling 2016).
         batch_norm: Whether hidden layers are batch-normalised (not with gated layers).
         T: The number of kernels; 0 for the plain VAE.
-        kernel: ``"gated"`` (HVI and AVO) or ``"householder"``.
-        kernel_hidden: Width of a gated kernel's hidden layer.
+        kernel: ``"gated"`` (HVI and AVO), ``"householder"`` or ``"autoregressive"`` (flows).
+        kernel_hidden: Width of a gated kernel's hidden layer, or of the two of an autoregressive one.
         conditioning: How gated kernels see the encoder's features, ``"concat"`` or ``"weight_norm"``.
         std_init: Standard deviation of the gated kernels at the start; small, see :class:`GatedKernel`.
         gate_bias: Bias of their gates at the start.
@@ -98,12 +98,14 @@ class VAE(nn.Module):
             trunk((config.latent, *config.hidden[::-1]), *style), nn.Linear(config.hidden[0], config.pixels)
         )
         self.likelihood = LIKELIHOODS[config.likelihood]()
-        self.kernels = nn.ModuleList(self._kernel(features) for _ in range(config.T))
+        self.kernels = nn.ModuleList(self._kernel(features, t) for t in range(config.T))
         self.alphas: Tensor
         self.register_buffer("alphas", linear_alphas(config.T), persistent=False)
 
-    def _kernel(self, features: int) -> nn.Module:
+    def _kernel(self, features: int, t: int) -> nn.Module:
         config = self.config
+        if config.kernel == "autoregressive":
+            return autoregressive(config.latent, config.kernel_hidden, context_dim=features, reverse=bool(t % 2))
         if config.kernel == "householder":
             return Householder(config.latent, context_dim=features)
         return GatedKernel(

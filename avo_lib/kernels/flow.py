@@ -1,0 +1,149 @@
+"""Normalising flows as kernels: a step without noise, whose reverse is its inverse (Rezende & Mohamed 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from avo_lib.numerics import Noise, sum_last
+from avo_lib.paths import LogDensity
+
+START = 0.01  # an autoregressive step starts this much off the identity
+
+
+class Flow(nn.Module):
+    r"""Any invertible map as a kernel: :math:`z = \psi(z_{prev})`, with :math:`\log r - \log q = \log|\det J_\psi|`.
+
+    A step without noise has one origin for each point, so its reverse is exact and costs no bound: with flows alone
+    :math:`E \log w = \log Z - D_{KL}(q_T \| f_T / Z)`, where :math:`q_T` is the density of :math:`z_T` itself (Rezende
+    & Mohamed 2015, arXiv 1505.05770).
+
+    Args:
+        transform: A transform of ``torch.distributions`` or of zuko, or a function of the context (a module, such as
+            zuko's lazy transforms, whose parameters then are the kernel's) that returns one. Its log determinant comes
+            from ``call_and_ladj`` if it has that, else from ``log_abs_det_jacobian``; one for each coordinate is
+            summed. Its ``inv`` is the reverse.
+
+    Raises:
+        TypeError: If the transform is neither.
+
+    >>> from torch.distributions.transforms import AffineTransform
+    >>> kernel = Flow(AffineTransform(1.0, torch.tensor([2.0, 0.5])))
+    >>> z, log_ratio = kernel(torch.zeros(5, 2), None, None)
+    >>> z.shape, log_ratio.tolist()
+    (torch.Size([5, 2]), [0.0, 0.0, 0.0, 0.0, 0.0])
+    """
+
+    def __init__(self, transform: Transform | Callable[[Tensor | None], Any]) -> None:
+        super().__init__()
+        if not (isinstance(transform, Transform) or callable(transform)):
+            raise TypeError(f"a flow needs a transform, or a function of the context that gives one, not {transform!r}")
+        self.transform = transform
+
+    def forward(
+        self, z_prev: Tensor, log_f: LogDensity | None, context: Tensor | None, *, generator: Noise = None
+    ) -> tuple[Tensor, Tensor]:
+        """Move; see :class:`avo_lib.kernels.Kernel`.
+
+        Raises:
+            ValueError: If the transform changes the shape of a point, or its log determinants have another.
+            FloatingPointError: If it leaves the finite numbers.
+        """
+        return self._moved(self._at(context), z_prev)
+
+    def reverse(
+        self, z: Tensor, log_f: LogDensity | None, context: Tensor | None, *, generator: Noise = None
+    ) -> tuple[Tensor, Tensor]:
+        """Move back by the inverse; an autoregressive flow takes as many passes as there are coordinates.
+
+        Raises:
+            ValueError: If the transform has no inverse, or as for :meth:`forward`.
+            FloatingPointError: If z is no image of a finite point.
+        """
+        there = self._at(context)
+        try:
+            if not getattr(there, "bijective", True):
+                raise NotImplementedError
+            z_prev, log_det = self._moved(there.inv, z)
+        except (AttributeError, NotImplementedError) as error:
+            raise ValueError(
+                f"{type(there).__name__} has no inverse: a chain can be drawn with it, not reversed"
+            ) from error
+        return z_prev, -log_det
+
+    def _at(self, context: Tensor | None) -> Any:
+        return self.transform if isinstance(self.transform, Transform) else self.transform(context)
+
+    @staticmethod
+    def _moved(transform: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The image of z, shaped as it is, and log|det J| at z, ``(...)``."""
+        if hasattr(transform, "call_and_ladj"):
+            moved, log_det = transform.call_and_ladj(z)
+        else:
+            moved = transform(z)
+            log_det = transform.log_abs_det_jacobian(z, moved)
+        if moved.shape == z.shape == log_det.shape:
+            log_det = sum_last(log_det)
+        if moved.shape != z.shape or log_det.shape != z.shape[:-1]:
+            raise ValueError(
+                f"a flow takes points {tuple(z.shape)} to points of that shape with log determinants "
+                f"{tuple(z.shape[:-1])}, but {type(transform).__name__} gives {tuple(moved.shape)} and "
+                f"{tuple(log_det.shape)}"
+            )
+        if not torch.compiler.is_compiling() and not bool(moved.isfinite().all() and log_det.isfinite().all()):
+            raise FloatingPointError(
+                f"{type(transform).__name__} leaves the finite numbers: keep its scale bounded, or give it no point "
+                "outside its range"
+            )
+        return moved, log_det
+
+
+def autoregressive(dim: int, hidden: int, *, context_dim: int = 0, reverse: bool = False) -> Flow:
+    r"""One step of an inverse autoregressive flow (Kingma et al. 2016, arXiv 1606.04934), through zuko.
+
+    .. math::
+        z_i = \exp\{s_i(z_{prev,<i}, c)\}\, z_{prev,i} + m_i(z_{prev,<i}, c)
+
+    with m and s from a masked network of two hidden layers that also sees the context c. All coordinates move in one
+    pass; going back takes ``dim`` passes. It starts close to the identity.
+
+    Args:
+        dim: Size of the latent.
+        hidden: Width of both hidden layers.
+        context_dim: Size of the context; 0 for none.
+        reverse: Take the coordinates in reverse order; every second step of a chain should.
+
+    Returns:
+        The kernel.
+
+    Raises:
+        ModuleNotFoundError: Without zuko, which the extra ``flows`` brings.
+
+    >>> kernel = autoregressive(dim=3, hidden=16)
+    >>> z, log_ratio = kernel(torch.ones(5, 3), None, None)
+    >>> back, _ = kernel.reverse(z, None, None)
+    >>> torch.allclose(back, torch.ones(5, 3)), log_ratio.shape
+    (True, torch.Size([5]))
+    """
+    try:
+        from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "autoregressive flows need zuko: pip install 'avo-lib[flows]'", name=error.name
+        ) from error
+    order = torch.arange(dim)
+    transform = MaskedAutoregressiveTransform(
+        dim,
+        context_dim,
+        order=order.flip(0) if reverse else order,
+        hidden_features=(hidden, hidden),
+        activation=nn.ELU,
+    )
+    with torch.no_grad():
+        for parameter in transform.hyper[-1].parameters():
+            parameter.mul_(START)
+    return Flow(transform)
