@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch.distributions.transforms import AffineTransform
 
 from avo_lib.chain import Gaussian
-from avo_lib.kernels import HMC, GatedKernel, Householder, tune_step_sizes
+from avo_lib.kernels import HMC, Flow, GatedKernel, Householder, autoregressive, tune_step_sizes
 from avo_lib.kernels.gated import ConditionalLinear
 from avo_lib.numerics import log_normal
 from avo_lib.paths import GeometricPath, linear_alphas
@@ -23,10 +24,13 @@ KERNELS = {
     ),
     "householder": lambda: Householder(2),
     "householder with context": lambda: Householder(2, context_dim=FEATURES),
+    "autoregressive": lambda: autoregressive(2, 8),
+    "autoregressive, reversed, with context": lambda: autoregressive(2, 8, context_dim=FEATURES, reverse=True),
+    "a transform of torch": lambda: Flow(AffineTransform(0.3, torch.tensor([0.8, 1.2]))),
     "hmc": lambda: HMC(0.5, 3),
     "hmc with a step far too long": lambda: HMC(3.0, 3),
 }
-LEARNED = [name for name in KERNELS if "hmc" not in name]
+LEARNED = [name for name in KERNELS if "hmc" not in name and "torch" not in name]
 every_kernel = pytest.mark.parametrize("make", KERNELS.values(), ids=KERNELS)
 
 

@@ -27,6 +27,7 @@ class Flow(nn.Module):
             zuko's lazy transforms, whose parameters then are the kernel's) that returns one. Its log determinant comes
             from ``call_and_ladj`` if it has that, else from ``log_abs_det_jacobian``; one for each coordinate is
             summed. Its ``inv`` is the reverse.
+        conditional: Whether it is given the chain's context; else it gets None.
 
     Raises:
         TypeError: If the transform is neither.
@@ -38,11 +39,11 @@ class Flow(nn.Module):
     (torch.Size([5, 2]), [0.0, 0.0, 0.0, 0.0, 0.0])
     """
 
-    def __init__(self, transform: Transform | Callable[[Tensor | None], Any]) -> None:
+    def __init__(self, transform: Transform | Callable[[Tensor | None], Any], *, conditional: bool = True) -> None:
         super().__init__()
         if not (isinstance(transform, Transform) or callable(transform)):
             raise TypeError(f"a flow needs a transform, or a function of the context that gives one, not {transform!r}")
-        self.transform = transform
+        self.transform, self.conditional = transform, conditional
 
     def forward(
         self, z_prev: Tensor, log_f: LogDensity | None, context: Tensor | None, *, generator: Noise = None
@@ -53,7 +54,8 @@ class Flow(nn.Module):
             ValueError: If the transform changes the shape of a point, or its log determinants have another.
             FloatingPointError: If it leaves the finite numbers.
         """
-        return self._moved(self._at(context), z_prev)
+        there = self._at(context)
+        return self._moved(there, z_prev, type(there).__name__)
 
     def reverse(
         self, z: Tensor, log_f: LogDensity | None, context: Tensor | None, *, generator: Noise = None
@@ -68,7 +70,7 @@ class Flow(nn.Module):
         try:
             if not getattr(there, "bijective", True):
                 raise NotImplementedError
-            z_prev, log_det = self._moved(there.inv, z)
+            z_prev, log_det = self._moved(there.inv, z, f"the inverse of {type(there).__name__}")
         except (AttributeError, NotImplementedError) as error:
             raise ValueError(
                 f"{type(there).__name__} has no inverse: a chain can be drawn with it, not reversed"
@@ -76,10 +78,11 @@ class Flow(nn.Module):
         return z_prev, -log_det
 
     def _at(self, context: Tensor | None) -> Any:
-        return self.transform if isinstance(self.transform, Transform) else self.transform(context)
+        fixed = isinstance(self.transform, Transform)
+        return self.transform if fixed else self.transform(context if self.conditional else None)
 
     @staticmethod
-    def _moved(transform: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _moved(transform: Any, z: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """The image of z, shaped as it is, and log|det J| at z, ``(...)``."""
         if hasattr(transform, "call_and_ladj"):
             moved, log_det = transform.call_and_ladj(z)
@@ -91,13 +94,12 @@ class Flow(nn.Module):
         if moved.shape != z.shape or log_det.shape != z.shape[:-1]:
             raise ValueError(
                 f"a flow takes points {tuple(z.shape)} to points of that shape with log determinants "
-                f"{tuple(z.shape[:-1])}, but {type(transform).__name__} gives {tuple(moved.shape)} and "
+                f"{tuple(z.shape[:-1])}, but {name} gives {tuple(moved.shape)} and "
                 f"{tuple(log_det.shape)}"
             )
         if not torch.compiler.is_compiling() and not bool(moved.isfinite().all() and log_det.isfinite().all()):
             raise FloatingPointError(
-                f"{type(transform).__name__} leaves the finite numbers: keep its scale bounded, or give it no point "
-                "outside its range"
+                f"{name} leaves the finite numbers: keep its scale bounded, or give it no point outside its range"
             )
         return moved, log_det
 
@@ -146,4 +148,4 @@ def autoregressive(dim: int, hidden: int, *, context_dim: int = 0, reverse: bool
     with torch.no_grad():
         for parameter in transform.hyper[-1].parameters():
             parameter.mul_(START)
-    return Flow(transform)
+    return Flow(transform, conditional=context_dim > 0)
