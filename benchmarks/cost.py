@@ -1,17 +1,19 @@
 """What a training step of each method costs under each protocol; the book's chapters read the result.
 
     python benchmarks/cost.py
+    python benchmarks/cost.py flows
 
-One thread, process CPU time, medians of steps in which the methods take turns; writes results/cost.json. Absolute times
-belong to the machine, the ratios less so.
+One thread, process CPU time, medians of steps in which the methods take turns; writes results/cost.json, or for the
+flows and what they are compared with results/cost_flows.json. Absolute times belong to the machine, the ratios less so.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -22,6 +24,7 @@ from avo_lib.files import write_atomically
 from avo_lib.objectives import AVO
 
 METHODS = ("vae", "iwae", "householder", "hvi", "avo")
+FLOWS = ("vae", "householder", "iaf", "avo_iaf", "hvi", "avo")
 ROUNDS, WARM_UP = 60, 5
 
 
@@ -39,10 +42,10 @@ def training_step(setup: Experiment) -> Callable[[], object]:
     return step
 
 
-def milliseconds(protocol: str) -> dict[str, float]:
+def milliseconds(protocol: str, methods: Sequence[str] = METHODS) -> dict[str, float]:
     """An AVO step costs more than an ELBO step of the same model, which is HVI's; ``avo`` is the former."""
-    steps = {method: training_step(find(protocol, method)) for method in METHODS}
-    times: dict[str, list[float]] = {method: [] for method in METHODS}
+    steps = {method: training_step(find(protocol, method)) for method in methods}
+    times: dict[str, list[float]] = {method: [] for method in methods}
     for i in range(ROUNDS + WARM_UP):
         for method, step in steps.items():
             start = time.process_time()
@@ -54,6 +57,9 @@ def milliseconds(protocol: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = {protocol: milliseconds(protocol) for protocol in ("report", "paper")}
-    write_atomically(RESULTS / "cost.json", (json.dumps(found, indent=1) + "\n").encode())
+    if sys.argv[1:] == ["flows"]:
+        file, found = "cost_flows.json", {"report": milliseconds("report", FLOWS)}
+    else:
+        file, found = "cost.json", {protocol: milliseconds(protocol) for protocol in ("report", "paper")}
+    write_atomically(RESULTS / file, (json.dumps(found, indent=1) + "\n").encode())
     print(json.dumps(found, indent=1))
