@@ -9,7 +9,7 @@ from avo_lib.chain import Chain, Drawn, Gaussian, Trajectory
 from avo_lib.data import Dataset
 from avo_lib.estimate import Estimate
 from avo_lib.evaluation import ais, kl_sandwich, log_likelihood, reverse_ais
-from avo_lib.kernels import HMC, GatedKernel, Householder
+from avo_lib.kernels import HMC, Flow, GatedKernel, Householder, autoregressive
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.objectives import AVO, ELBO, IWAE, avo, elbo, iwae
 from avo_lib.paths import AmortisedPath, GeometricPath, linear_alphas
@@ -27,6 +27,7 @@ __all__ = [
     "Dataset",
     "Drawn",
     "Estimate",
+    "Flow",
     "GatedKernel",
     "Gaussian",
     "GeometricPath",
@@ -35,6 +36,7 @@ __all__ = [
     "Trajectory",
     "VAEConfig",
     "ais",
+    "autoregressive",
     "avo",
     "elbo",
     "fit",

@@ -293,6 +293,22 @@ def test_fashion_is_the_screening_on_other_images(monkeypatch):
     assert len(find("fashion", "vae").data().train) == 10_000
 
 
+def test_the_flows_of_the_report_protocol_differ_in_their_kernels():
+    chain, flow, annealed = (find("report", method) for method in ("hvi", "iaf", "avo_iaf"))
+    assert flow == replace(chain, model=replace(chain.model, kernel="autoregressive"))
+    assert annealed == replace(flow, train=replace(flow.train, objective=AVO(0.2)))
+
+
+@pytest.mark.parametrize("method", ["iaf", "avo_iaf"])
+def test_a_flow_runs_and_its_weights_come_back(method, folders):
+    miniature = find("miniature", "hvi" if method == "iaf" else "avo")
+    setup = replace(miniature, model=replace(miniature.model, kernel="autoregressive"))
+    result = run("miniature", method, setup=setup, device="cpu", **folders)
+    model = load_model("miniature", method, setup=setup, results=folders["results"])
+    again = log_likelihood_of_test(model, setup.data(), setup.samples)
+    assert again.nll.value == result["test"]["nll"] < result["test"]["nll_by_samples"]["1"]
+
+
 def test_the_schedules_of_beta_fit_the_training():
     for protocol in ("report", "report_fixed", "paper"):
         assert find(protocol, "vae_constant").train.beta == Constant()

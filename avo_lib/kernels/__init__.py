@@ -47,6 +47,15 @@ class Kernel(Protocol):
         ...
 
 
+@runtime_checkable
+class MetropolisKernel(Protocol):
+    """A kernel that proposes and rejects, and says how often: annealed importance sampling reports it."""
+
+    def transition(self, z: Tensor, log_f: LogDensity, *, generator: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws as :meth:`Kernel.forward` does; the third value is the acceptance probability ``(...)``."""
+        ...
+
+
 __all__ = [
     "HMC",
     "Flow",
