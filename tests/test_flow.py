@@ -187,7 +187,7 @@ def test_what_is_no_flow_is_refused():
 
 def test_without_zuko_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "zuko.flows.autoregressive", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'avo-lib\[flows\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[flows\]'"):
         autoregressive(2, 4)
 
 
