@@ -134,9 +134,7 @@ def autoregressive(dim: int, hidden: int, *, context_dim: int = 0, reverse: bool
     try:
         from zuko.flows.autoregressive import MaskedAutoregressiveTransform
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "autoregressive flows need zuko: pip install '.[flows]'", name=error.name
-        ) from error
+        raise ModuleNotFoundError("autoregressive flows need zuko: pip install '.[flows]'", name=error.name) from error
     order = torch.arange(dim)
     transform = MaskedAutoregressiveTransform(
         dim,
