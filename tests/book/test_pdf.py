@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def documents(built_book: Path) -> list[BeautifulSoup]:
 
 
 def plain(text: str) -> str:
-    return " ".join(text.removesuffix("#").split())
+    """Words with single spaces, and without the ligatures that a print has."""
+    return " ".join(unicodedata.normalize("NFKC", text.removesuffix("#")).split())
 
 
 def test_outline_and_contents_name_every_chapter(printed: Path, documents: list[BeautifulSoup]) -> None:
