@@ -11,10 +11,17 @@ from tools import worlds
 from tools.shell import put_aside
 
 put_aside()
+DOUBTING = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Sets up the kernels of nbval, which come from this process."""
+    """Makes the profile of nbval's kernels, which come from this process."""
     folder = Path(tempfile.mkdtemp(prefix="worlds-"))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    os.environ.update(worlds.startup(folder))
+    config.stash[DOUBTING] = worlds.startup(folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Sets it anew for each test: one before may have put the environment aside once more."""
+    os.environ.update(item.config.stash[DOUBTING])

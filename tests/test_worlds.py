@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from tools import worlds
+from tools.shell import put_aside
 
 NOTEBOOKS = sorted(p for p in (worlds.ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 CLAIMED = {path.stem: list(worlds.claims(path)) for path in NOTEBOOKS}
@@ -38,6 +39,12 @@ def test_no_sentence_stands_twice() -> None:
 
 def test_no_record_without_a_chapter() -> None:
     assert {path.stem for path in worlds.WORLDS.glob("*.toml")} <= set(CLAIMED)
+
+
+def test_the_environment_is_put_aside_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the tests of the tools do, before notebooks of the same process."""
+    monkeypatch.setenv("HOME", os.environ["HOME"])
+    put_aside()
 
 
 def test_kernels_of_this_run_doubt() -> None:
