@@ -124,7 +124,7 @@ def test_what_the_user_can_mend_is_said_in_one_line(arguments, message, call, tm
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["fly"], ["fly", "run, sweep, evaluate, referee, energies, ring, show, list"]),
+        (["fly"], ["fly", "run, sweep, evaluate, referee, gaps, energies, ring,"]),
         (["run", "--experiment", "report", "--method", "vae", "--colour", "red"], ["--colour", "--help"]),
         (["run", "--experiment", "report"], ["--method"]),
         (["run", "--experiment", "report", "--method", "vae", "--seed", "one"], ["--seed", "'one'"]),

@@ -24,9 +24,10 @@ MODULES = sorted((ROOT / "avo_lib").rglob("*.py"))
 # Imports run downwards: a module may import those before it, and within kernels and models their own siblings.
 ORDER = """
     files numerics estimate testing targets paths kernels chain objectives controls pathwise evaluation collapse models
-    data checkpoint training
+    gaps data checkpoint training
     experiments.mnist experiments.omniglot experiments.records experiments.results experiments.protocols
-    experiments.campaign experiments.referee experiments.energies experiments.biased_noise experiments.command_line
+    experiments.campaign experiments.referee experiments.energies experiments.biased_noise
+    experiments.inference experiments.commands experiments.command_line
     show.figures show.explore
     __main__
 """.split()
@@ -242,13 +243,10 @@ def test_every_make_command_is_a_target(document):
 
 def commands() -> dict[str, set[str]]:
     """The command line's commands with their options, read from its source."""
-    functions = {
-        node.name: node
-        for node in ast.walk(tree(ROOT / "avo_lib" / "experiments" / "command_line.py"))
-        if is_function(node)
-    }
-    (table,) = (node for node in ast.walk(functions["main"]) if isinstance(node, ast.Dict))
-    pairs = {key.value: functions[value.id] for key, value in zip(table.keys, table.values)}
+    folder = ROOT / "avo_lib" / "experiments"
+    functions = {node.name: node for node in ast.walk(tree(folder / "commands.py")) if is_function(node)}
+    (table,) = (node for node in ast.walk(tree(folder / "command_line.py")) if isinstance(node, ast.Dict))
+    pairs = {key.value: functions[value.attr] for key, value in zip(table.keys, table.values)}
     return {command: {argument.arg for argument in function.args.args} for command, function in pairs.items()}
 
 

@@ -1,0 +1,227 @@
+"""What the command line can do: one function a command, whose docstring is its help."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from avo_lib.experiments import biased_noise, campaign
+from avo_lib.experiments import energies as fits
+from avo_lib.experiments.inference import inference_gaps
+from avo_lib.experiments.protocols import EXPERIMENTS, find
+from avo_lib.experiments.referee import RefereeConfig
+from avo_lib.experiments.referee import referee as judge
+from avo_lib.experiments.results import RESULTS, load_results, table
+from avo_lib.gaps import GapConfig
+
+
+def run(
+    experiment: str,
+    method: str,
+    seed: int = 0,
+    results: Path = RESULTS,
+    runs: Path = campaign.RUNS,
+    device: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Train and evaluate one method; the same command resumes an interrupted run.
+
+    Args:
+        experiment: Protocol; see ``list``.
+        method: Method within it.
+        seed: Of the initial weights, the order and the noise.
+        results: Folder for the result and the weights.
+        runs: Folder for checkpoints.
+        device: Torch device; by default a GPU if there is one.
+        threads: Threads of torch; more than one helps only an idle machine and large batches.
+    """
+    _prepare(threads, device)
+    result = campaign.run(experiment, method, seed, results=results, runs=runs, device=device)
+    _print_results([result])
+
+
+def sweep(
+    experiment: str,
+    methods: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (0,),
+    jobs: int = -1,
+    scheduler: str | None = None,
+    results: Path = RESULTS,
+    runs: Path = campaign.RUNS,
+) -> None:
+    """Run methods × seeds in parallel; finished runs are skipped.
+
+    Args:
+        experiment: Protocol; see ``list``.
+        methods: Methods within it; all if none are named.
+        seeds: Seeds.
+        jobs: Processes at a time; -1 for one a core.
+        scheduler: Address of a dask scheduler to run on (the ``cluster`` extra).
+        results: Folder for results.
+        runs: Folder for checkpoints.
+    """
+    campaign.sweep(experiment, methods, seeds, jobs=jobs, scheduler=scheduler, results=results, runs=runs)
+    show(results)
+
+
+def evaluate(
+    experiment: str, method: str, seed: int = 0, samples: int = 1000, results: Path = RESULTS, threads: int = 1
+) -> None:
+    """Estimate the test log-likelihood of published weights anew.
+
+    Args:
+        experiment: Protocol; see ``list``.
+        method: Method within it.
+        seed: Of the trained model.
+        samples: Importance samples for each image.
+        results: Folder of the weights.
+        threads: Threads of torch.
+    """
+    _prepare(threads)
+    model = campaign.load_model(experiment, method, seed, results=results)
+    found = campaign.log_likelihood_of_test(model, find(experiment, method).data(), samples)
+    print(f"test NLL: {found.nll} nats")
+    print(f"by number of samples: { {k: round(value, 2) for k, value in found.nll_by_samples.items()} }")
+    print(f"ESS/K: {found.ess.mean().item() / samples:.3f}")
+
+
+def referee(
+    experiment: str,
+    methods: tuple[str, ...] = (),
+    seed: int = 0,
+    config: tyro.conf.OmitArgPrefixes[RefereeConfig] = RefereeConfig(),  # noqa: B008
+    results: Path = RESULTS,
+    threads: int = 1,
+) -> None:
+    """Judge published weights by AIS, on test images and on simulated ones; finished verdicts are read.
+
+    Args:
+        experiment: Protocol; see ``list``.
+        methods: Methods within it; all if none are named.
+        seed: Of the trained models.
+        config: How to judge.
+        results: Folder of the weights; verdicts go to ``referee`` in it.
+        threads: Threads of torch.
+    """
+    _prepare(threads)
+    for method in methods or tuple(EXPERIMENTS.get(experiment, ("",))):
+        verdict = judge(experiment, method, seed, config, results=results)
+        test = verdict["test"]
+        print(
+            f"{experiment} {method}: test NLL by IS {test['is']['value']:.2f}, by AIS {test['ais']['value']:.2f} nats",
+            flush=True,
+        )
+
+
+def gaps(
+    experiment: str,
+    methods: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (0,),
+    images: int = 1000,
+    simulated: int = 200,
+    config: tyro.conf.OmitArgPrefixes[GapConfig] = GapConfig(),  # noqa: B008
+    results: Path = RESULTS,
+    device: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Part decoder and inference of published weights, on training and test images; what was measured is read.
+
+    Args:
+        experiment: Protocol; see ``list``.
+        methods: Methods within it; all if none are named.
+        seeds: Of the trained models.
+        images: Of each set.
+        simulated: Images of the model's own, to check AIS from both sides.
+        config: How to measure.
+        results: Folder of the weights; what is found goes to ``gaps`` in it.
+        device: Torch device; by default a GPU if there is one.
+        threads: Threads of torch.
+    """
+    _prepare(threads, device)
+    sizes = {"images": images, "simulated": simulated}
+    for method, seed in product(methods or tuple(EXPERIMENTS.get(experiment, ("",))), seeds):
+        found = inference_gaps(experiment, method, seed, config, **sizes, results=results, device=device)
+        for part in ("train", "test"):
+            log_p, lost = (found[part][name]["value"] for name in ("log_p", "inference"))
+            print(f"{experiment} {method} {seed} {part}: log p {log_p:.2f}, of which inference loses {lost:.2f} nats")
+
+
+def energies(
+    ramps: tuple[float, ...] = (0.0,),
+    variants: tuple[Literal["released", "paper"], ...] = ("released", "paper"),
+    updates: int = 2000,
+    seeds: int = 10,
+    results: Path = RESULTS,
+    threads: int = 1,
+) -> None:
+    """Fit the six energies with both objectives and print the divergences in nats; finished fits are skipped.
+
+    Args:
+        ramps: Shares of the updates in which beta rises from 0.01 to 1; 0 is beta = 1 throughout.
+        variants: Of energies b and d; the others have only the released one.
+        updates: Steps of Adam in each fit.
+        seeds: Chains trained side by side in each fit.
+        results: Folder of the results; they go to ``toys/energies`` in it.
+        threads: Threads of torch.
+    """
+    _prepare(threads)
+    chosen = [config for config in fits.CONFIGS if config.variant in variants]
+    for ramp, config in product(ramps, chosen):
+        rows = fits.run(replace(config, updates=updates, seeds=seeds, ramp=ramp), results)["seeds"]
+        kl = sum(row["kl"] for row in rows) / len(rows)
+        print(f"{config.energy} {config.variant:8} {config.objective:4} ramp {ramp:g} KL {kl:.3f}", flush=True)
+
+
+def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, threads: int = 1) -> None:
+    """Learn the noise of the ring in five ways and print the models' divergences in nats; finished fits are skipped.
+
+    Args:
+        updates: Steps of Adam in each fit; by default 5,000, and twice as many for AVO at half the learning rate.
+        seeds: Copies at each noise level, trained side by side.
+        results: Folder of the results; they go to ``toys/ring`` in it.
+        threads: Threads of torch.
+    """
+    _prepare(threads)
+    for config in biased_noise.CONFIGS:
+        config = replace(config, updates=updates or config.updates, seeds=seeds)
+        rows = biased_noise.run(config, results)["copies"]
+        for std in config.stds:
+            kl = [row["model_kl"] for row in rows if row["std"] == std]
+            print(f"{config.method:5} lr {config.lr:<5g} std {std:<4} KL {sum(kl) / len(kl):.3f}", flush=True)
+
+
+def show(results: Path = RESULTS) -> None:
+    """Print a table of finished results, in nats.
+
+    Args:
+        results: Folder of the results.
+    """
+    found = load_results(results)
+    if not found:
+        raise ValueError(
+            f"no results in {results}; make one with: python -m avo_lib run --experiment report --method vae"
+        )
+    _print_results(found)
+
+
+def list_experiments() -> None:
+    """List experiments and their methods."""
+    for name, methods in EXPERIMENTS.items():
+        print(f"{name}: {', '.join(methods)}")
+
+
+def _prepare(threads: int, device: str | None = None) -> None:
+    try:
+        torch.set_num_threads(threads)
+        torch.ones((), device=device).item()  # the device "meta" computes nothing
+    except (RuntimeError, AssertionError) as error:  # so torch calls an impossible number or device
+        raise ValueError(f"cannot compute on {device or 'this machine'} with threads = {threads}: {error}") from error
+
+
+def _print_results(results: list[dict[str, object]]) -> None:
+    print(table(results).to_string(index=False, float_format="{:.2f}".format))

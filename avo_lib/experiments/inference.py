@@ -1,0 +1,99 @@
+"""The gaps of a trained model on training and on test images: what of its overfitting is the decoder's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avo_lib import estimate
+from avo_lib.data import binarise
+from avo_lib.experiments.campaign import EVALUATION_SEED, load_model
+from avo_lib.experiments.protocols import find
+from avo_lib.experiments.records import once
+from avo_lib.experiments.results import RESULTS, result_file, versions
+from avo_lib.gaps import GapConfig, Gaps, measure_bracket, measure_gaps
+from avo_lib.models.vae import VAE
+
+PILOT_IMAGES = 20
+
+
+def gaps_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
+    """Where the gaps of a run go; three folders deep, apart from the results."""
+    return result_file(experiment, method, seed, folder / "gaps")
+
+
+def inference_gaps(
+    experiment: str,
+    method: str,
+    seed: int = 0,
+    config: GapConfig | None = None,
+    *,
+    images: int = 1000,
+    simulated: int = 200,
+    results: Path = RESULTS,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Measure the gaps of published weights on the first images of two sets; a finished measurement is read.
+
+    Args:
+        experiment: Protocol.
+        method: Method within it.
+        seed: Of the trained model.
+        config: How to measure.
+        images: Training images, and as many test images.
+        simulated: Images drawn from the model, on which AIS is checked from both sides.
+        results: Folder of the weights and of what is found.
+        device: Torch device; by default a GPU if there is one.
+
+    Returns:
+        As written, a dictionary. Under ``train`` and ``test`` the means of ``bound``, ``local`` and ``log_p`` (see
+        :class:`avo_lib.gaps.Gaps`), of the ``approximation`` and ``amortisation`` gap and of their sum ``inference``,
+        each with its ``stderr`` over images; under ``bracket`` what AIS misses at most on simulated images. In nats.
+
+    Raises:
+        FileNotFoundError: If the weights are not there.
+        ValueError: If there is no such experiment or method, too few images, or the file there is damaged or holds
+            something of other settings.
+    """
+    setup, config = find(experiment, method), config or GapConfig()
+    if min(images, simulated) < 2:
+        raise ValueError(f"need at least two images of each kind, not {images} and {simulated}")
+
+    def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = load_model(experiment, method, seed, results=results).requires_grad_(False).to(place)
+        data, generator = setup.data(), torch.Generator(place).manual_seed(EVALUATION_SEED)
+        pilot = data.valid[:PILOT_IMAGES].to(place)
+        found: dict[str, Any] = {"versions": versions() | {"device": place.type}}
+        for name, part in (("train", data.train), ("test", data.held_out())):
+            x = part[:images].to(place)
+            if data.dynamic and name == "train":
+                x = binarise(x, generator=generator)
+            found[name] = _rows(measure_gaps(model, x, pilot, config, generator=generator))
+        return found | {"bracket": _bracket(model, simulated, pilot, config, generator)}, {}
+
+    settings = asdict(config) | {"images": images, "simulated": simulated}
+    kinds = {"train.inference.value": float, "test.inference.value": float, "bracket.value": float}
+    return once(gaps_file(experiment, method, seed, results), settings, make, kinds)
+
+
+def _rows(gaps: Gaps) -> dict[str, Any]:
+    every = {"bound": gaps.bound, "local": gaps.local, "log_p": gaps.log_p}
+    every |= {"approximation": gaps.log_p - gaps.local, "amortisation": gaps.local - gaps.bound}
+    return {name: _row(value) for name, value in (every | {"inference": gaps.log_p - gaps.bound}).items()}
+
+
+def _bracket(model: VAE, n: int, pilot: Tensor, config: GapConfig, generator: torch.Generator) -> dict[str, float]:
+    z = torch.randn(n, model.config.latent, generator=generator, device=generator.device)
+    with torch.no_grad():
+        x = model.likelihood.sample(model.decode(z), generator=generator)
+    return _row(measure_bracket(model, x, z, pilot, config, generator=generator))
+
+
+def _row(values: Tensor) -> dict[str, float]:
+    found = estimate.mean(values, "exact")
+    return {"value": found.value, "stderr": found.stderr}

@@ -1,0 +1,192 @@
+"""Where a model's bound is lost, and where it overfits: decoder and inference apart, image by image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.evaluation import LatentVariableModel, ais, reverse_ais
+from avo_lib.kernels import HMC, tune_step_sizes
+from avo_lib.models.iterative import elbo_gradient, gaussian
+from avo_lib.numerics import log_mean_exp, log_normal
+from avo_lib.paths import GeometricPath, LogDensity, sigmoidal_alphas
+
+BLOCK = 250
+"""Images that share one draw of noise; part of the definition of a result, so no option."""
+PILOT_CHAINS, ADAPTATIONS = 2, 3
+
+
+@dataclass(frozen=True)
+class GapConfig:
+    """How to measure.
+
+    Attributes:
+        draws: For the mean of each bound.
+        steps: Of Adam, for the Gaussian of each image.
+        samples: For each of its gradients, an even number.
+        lr: Its learning rate, which falls linearly to 0.
+        chains: AIS chains for each image.
+        T: Stations of their path.
+        leapfrog_steps: Of each Hamiltonian kernel.
+    """
+
+    draws: int = 200
+    steps: int = 600
+    samples: int = 8
+    lr: float = 0.03
+    chains: int = 16
+    T: int = 100
+    leapfrog_steps: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing."""
+        if min(self.draws, self.steps, self.chains, self.T, self.leapfrog_steps) < 1 or not 0 < self.lr < 1:
+            raise ValueError(f"need numbers of at least 1, and lr between 0 and 1, not {self}")
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Three numbers of each image in nats, ``(images,)``, each a lower bound of log p(x) in expectation.
+
+    Cremer et al. 2018 (arXiv 1801.03558) call ``log_p - local`` the approximation gap, here of diagonal Gaussians, and
+    ``local - bound`` the amortisation gap. A chain is no Gaussian: its ``bound`` may lie above ``local``.
+
+    Attributes:
+        bound: The ELBO of the model's own chain.
+        local: The ELBO of the best diagonal Gaussian for this image, found by gradient ascent with the decoder fixed.
+        log_p: Log p(x) by AIS from that Gaussian.
+    """
+
+    bound: Tensor
+    local: Tensor
+    log_p: Tensor
+
+
+def measure_gaps(
+    model: LatentVariableModel,
+    x: Tensor,
+    pilot: Tensor,
+    config: GapConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Gaps:
+    """Bound, best Gaussian and AIS of each image.
+
+    The encoder says where the search for the Gaussian begins, and no more: two models with one decoder get one log p.
+
+    Args:
+        model: Anything with ``chain(x)`` whose proposal is a :class:`Gaussian`; in evaluation mode, best without
+            gradients to its parameters.
+        x: Images ``(images, ...)``.
+        pilot: Other images, on which the step sizes of AIS are tuned.
+        config: How to measure.
+        generator: Source of the noise, on the images' device.
+
+    Returns:
+        The three numbers of each image.
+
+    Raises:
+        TypeError: If the proposal is no Gaussian.
+    """
+    config, generator = config or GapConfig(), generator or torch.Generator(x.device)
+    kernels = _tuned(model, pilot, config, generator)
+    found = []
+    for part in x.split(BLOCK):
+        log_f = _target(model, part)
+        with torch.no_grad():
+            bound = model.chain(part).sample((config.draws,), generator=generator).log_w().mean(0)
+        chain = gaussian_chain(log_f, fit_gaussians(log_f, _start(model, part), config, generator), kernels)
+        with torch.no_grad():
+            u, log_q = chain.proposal.sample((config.draws,), generator=generator)
+            local = (chain.target(config.T)(u) - log_q).mean(0)
+        found.append((bound, local, log_mean_exp(ais(chain, config.chains, generator=generator).log_w)))
+    return Gaps(*(torch.cat(parts).double().cpu() for parts in zip(*found, strict=True)))
+
+
+def measure_bracket(
+    model: LatentVariableModel,
+    x: Tensor,
+    z: Tensor,
+    pilot: Tensor,
+    config: GapConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """What the log p of :func:`measure_gaps` misses at most, on images that the model itself has drawn.
+
+    The same chains backwards, from the z that an image was drawn with, bound log p(x) from above (BDMC, Grosse et al.
+    2015, arXiv 1511.02543).
+
+    Args:
+        model: As for :func:`measure_gaps`.
+        x: Images drawn from the model ``(images, ...)``.
+        z: What they were drawn with ``(images, latent)``.
+        pilot: As for :func:`measure_gaps`.
+        config: How to measure.
+        generator: Source of the noise, on the images' device.
+
+    Returns:
+        Upper minus lower estimate of each image's log p in nats, ``(images,)``; its mean is positive in expectation.
+    """
+    config, generator = config or GapConfig(), generator or torch.Generator(x.device)
+    kernels, log_f = _tuned(model, pilot, config, generator), _target(model, x)
+    lam = fit_gaussians(log_f, _start(model, x), config, generator)
+    chain, (mean, log_std) = gaussian_chain(log_f, lam, kernels), lam.chunk(2, dim=-1)
+    u = ((z - mean) / log_std.exp()).expand(config.chains, *z.shape)
+    above = -log_mean_exp(-reverse_ais(chain, u, generator=generator)[1])
+    below = log_mean_exp(ais(chain, config.chains, generator=generator).log_w)
+    return (above - below).double().cpu()
+
+
+def fit_gaussians(log_f: LogDensity, start: Tensor, config: GapConfig, generator: torch.Generator) -> Tensor:
+    """The diagonal Gaussian λ = (mean, log std) of highest ELBO for each datum, ``(images, 2 * dim)``."""
+    lam = start.detach().clone().requires_grad_()
+    optimiser = torch.optim.Adam([lam])
+    for step in range(config.steps):
+        optimiser.param_groups[0]["lr"] = config.lr * (1 - step / config.steps)
+        lam.grad = -elbo_gradient(lam, log_f, config.samples, generator=generator)
+        optimiser.step()
+    return lam.detach()
+
+
+def gaussian_chain(log_f: LogDensity, lam: Tensor, kernels: list[HMC]) -> Chain:
+    """The geometric path from each image's Gaussian λ to its posterior, in units of that Gaussian.
+
+    There all coordinates have about the same scale, as one step size for all of them wants it.
+    """
+    mean, log_std = lam.chunk(2, dim=-1)
+    path = GeometricPath(
+        log_normal, lambda u: log_f(mean + log_std.exp() * u) + log_std.sum(-1), sigmoidal_alphas(len(kernels))
+    )
+    return Chain(gaussian(torch.zeros_like(lam)), kernels, path)
+
+
+def _tuned(model: LatentVariableModel, pilot: Tensor, config: GapConfig, generator: torch.Generator) -> list[HMC]:
+    log_f = _target(model, pilot)
+    lam = fit_gaussians(log_f, _start(model, pilot), config, generator)
+    chain = gaussian_chain(log_f, lam, [HMC(0.5)] * config.T)
+    return tune_step_sizes(
+        chain.path,
+        lambda: chain.proposal.sample((PILOT_CHAINS,), generator=generator)[0],
+        leapfrog_steps=config.leapfrog_steps,
+        adaptations=ADAPTATIONS,
+        generator=generator,
+    )
+
+
+def _target(model: LatentVariableModel, x: Tensor) -> LogDensity:
+    """Log p(x, z) of each image, ``(..., images, latent)`` to ``(..., images)``."""
+    chain = model.chain(x)
+    return chain.target(len(chain.kernels))
+
+
+def _start(model: LatentVariableModel, x: Tensor) -> Tensor:
+    """The encoder's Gaussian, which is where the search begins."""
+    with torch.no_grad():
+        proposal = model.chain(x).proposal
+    if not isinstance(proposal, Gaussian):
+        raise TypeError(f"gaps are measured from a Gaussian proposal, not from a {type(proposal).__name__}")
+    return torch.cat([proposal.mean, proposal.std.log()], -1)
