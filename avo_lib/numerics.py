@@ -15,6 +15,11 @@ Noise = torch.Generator | Sequence[torch.Generator] | None
 """The source of randomness, which is one generator, one generator per datum, or None for torch's global stream."""
 
 
+def traced() -> bool:
+    """Whether what runs is being compiled or captured in a CUDA graph: then no check may look at a number."""
+    return torch.compiler.is_compiling() or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+
+
 def standard_normal(like: Tensor, generator: Noise = None) -> Tensor:
     """Standard normal noise with the shape, type and device of ``like``.
 

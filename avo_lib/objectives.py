@@ -199,6 +199,8 @@ def check_share(share: float) -> None:
 
 
 def toss(share: float, generator: Source) -> bool:
-    """One coin for a mini-batch: True with probability ``share``."""
+    """One coin for a mini-batch: True with probability ``share``; what is certain is not tossed."""
+    if share in (0, 1):
+        return bool(share)
     device = "cpu" if generator is None else generator.device
     return torch.rand((), generator=generator, device=device).item() < share

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from avo_lib.numerics import check_axes
+from avo_lib.numerics import check_axes, traced
 
 Alphas = Tensor | Sequence[float]
 LogDensity = Callable[[Tensor], Tensor]
@@ -37,7 +37,7 @@ class Path(Protocol):
 
 def _check_alphas(alphas: Alphas) -> Tensor:
     alphas = torch.as_tensor(alphas)
-    if torch.compiler.is_compiling():  # the answer would cut the graph in two
+    if traced():
         return alphas
     if alphas.dim() != 1 or alphas[-1] != 1 or bool((alphas.diff() < 0).any()) or (len(alphas) > 1 and alphas[0] != 0):
         raise ValueError(f"alphas must rise from 0 to 1 along one axis, got {alphas.tolist()}")

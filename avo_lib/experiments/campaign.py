@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from joblib import Parallel, delayed, parallel_config
 
+from avo_lib.checkpoint import Progress
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import LogLikelihood, average_bound, log_likelihood
 from avo_lib.experiments.protocols import EXPERIMENTS, Experiment, Setup, find
@@ -61,12 +62,15 @@ def run(
     data, model = setup.data(), setup.build(seed)
     folder = Path(runs) / experiment / f"{method}-seed{seed}"
     finished = fit(model, data, setup.train, seed=seed, folder=folder, device=device)
+    names = {"experiment": experiment, "method": method, "seed": seed, "config": config}
+    return publish(file, names | judged(setup, model, data, finished), model.state_dict())
+
+
+def judged(setup: Setup, model: Any, data: Dataset, finished: Progress) -> dict[str, Any]:
+    """What a result says of a trained model: how it was made, its curve, its bounds and its test likelihood."""
+    where = next(model.parameters()).device.type
     result: dict[str, Any] = {
-        "experiment": experiment,
-        "method": method,
-        "seed": seed,
-        "config": config,
-        "versions": versions() | {"device": next(model.parameters()).device.type},
+        "versions": versions() | {"device": where},
         "seconds": round(finished.seconds, 1),
         "epochs": finished.epoch,
         "best_epoch": finished.best_epoch,
@@ -84,7 +88,7 @@ def run(
             "ess": test.ess.mean().item(),
             "nll_by_samples": {str(k): value for k, value in test.nll_by_samples.items()},
         }
-    return publish(file, result, model.state_dict())
+    return result
 
 
 def log_likelihood_of_test(model: Any, data: Dataset, samples: int) -> LogLikelihood:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from avo_lib.numerics import Noise, sum_last
+from avo_lib.numerics import Noise, sum_last, traced
 from avo_lib.paths import LogDensity
 
 START = 0.01  # an autoregressive step starts this much off the identity
@@ -97,7 +97,7 @@ class Flow(nn.Module):
                 f"{tuple(z.shape[:-1])}, but {name} gives {tuple(moved.shape)} and "
                 f"{tuple(log_det.shape)}"
             )
-        if not torch.compiler.is_compiling() and not bool(moved.isfinite().all() and log_det.isfinite().all()):
+        if not traced() and not bool(moved.isfinite().all() and log_det.isfinite().all()):
             raise FloatingPointError(
                 f"{name} leaves the finite numbers: keep its scale bounded, or give it no point outside its range"
             )

@@ -13,7 +13,7 @@ from torch.nn import functional
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel, Householder, Kernel, autoregressive
 from avo_lib.models.parts import LIKELIHOODS, frozen, trunk
-from avo_lib.numerics import log_normal, standard_normal
+from avo_lib.numerics import log_normal, standard_normal, traced
 from avo_lib.paths import AmortisedPath, linear_alphas
 
 STD_FLOOR = 1e-4
@@ -139,12 +139,12 @@ class VAE(nn.Module):
             The chain.
 
         Raises:
-            ValueError: If x has the wrong shape, type or pixels (not looked at under ``torch.compile``), or an own
+            ValueError: If x has the wrong shape, type or pixels (not looked at while compiled or captured), or an own
                 encoder or decoder gives a wrong shape.
         """
         if x.dim() != 2 or x.shape[1] != self.config.pixels:
             raise ValueError(f"expected images of shape (images, {self.config.pixels}), got {tuple(x.shape)}")
-        if not torch.compiler.is_compiling():  # the answer would cut the graph in two
+        if not traced():
             self.likelihood.check(x)
         if x.dtype != self.alphas.dtype:
             raise ValueError(f"images are {x.dtype}, but the model is {self.alphas.dtype}: use model.to({x.dtype})")
