@@ -10,12 +10,13 @@ import pytest
 from avo_lib.experiments.results import RESULTS, committed, load_results, result_file, table
 
 
-def write(folder: Path, method: str, seed: int, nll: float, *, epochs: int = 2) -> None:
+def write(folder: Path, method: str, seed: int, nll: float, *, epochs: int = 2, device: str = "cpu") -> None:
     file = result_file("toy", method, seed, folder)
     file.parent.mkdir(exist_ok=True)
     bounds = {"elbo": -nll - 1, "kl": 20.0}
     test = bounds | {"nll": nll, "stderr": 0.5, "samples": 10, "images": 4, "ess": 2.5}
     result = {"experiment": "toy", "method": method, "seed": seed, "seconds": 6.0, "epochs": epochs, "config": {}}
+    result["versions"] = {"device": device}
     file.write_text(json.dumps(result | {"train": bounds, "valid": bounds, "test": test}))
 
 
@@ -116,6 +117,14 @@ def test_the_table_has_means_over_seeds(tmp_path):
     # Between three seeds: a sample standard deviation of sqrt(13) over sqrt(3). Of one model: over test images.
     assert rows.loc["avo", "± s.e."] == pytest.approx(math.sqrt(13 / 3))
     assert rows.loc["vae", "± s.e."] == 0.5
+
+
+def test_seconds_of_two_kinds_of_device_have_no_mean(tmp_path):
+    for seed, device in enumerate(("cpu", "cuda", "cuda")):
+        write(tmp_path, "avo", seed, 90.0, device=device)
+        write(tmp_path, "vae", seed, 90.0, device="cuda")
+    rows = table(load_results(tmp_path)).set_index("method")
+    assert math.isnan(rows.loc["avo", "s/epoch"]) and rows.loc["vae", "s/epoch"] == 3
 
 
 def test_experiments_are_kept_apart(tmp_path):

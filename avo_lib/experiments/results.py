@@ -72,13 +72,14 @@ def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row for each experiment and method: means over seeds in nats.
 
     The standard error is that between seeds where there are three or more; else that over test images, which says how
-    well one trained model is measured, not how much training varies.
+    well one trained model is measured, not how much training varies. Seconds stand where all runs had one device.
     """
     rows = pd.json_normalize(list(results))
-    rows = rows.reindex(columns=sorted({*rows, *TEST}))  # a search has left the test set alone
+    rows = rows.reindex(columns=sorted({*rows, *TEST, "versions.device"}))  # a search has left the test set alone
     grouped = rows.groupby(["experiment", "method"], sort=False)
     between = grouped["test.nll"].sem()
     within = grouped["test.stderr"].mean()
+    alike = grouped["versions.device"].nunique() == 1  # seconds of a processor and of a GPU have no mean
     frame = pd.DataFrame(
         {
             "seeds": grouped.size(),
@@ -90,7 +91,7 @@ def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
             "± s.e.": between.where(grouped.size() >= 3, within),
             "K": grouped["test.samples"].first(),
             "ESS/K": grouped["test.ess"].mean() / grouped["test.samples"].first(),
-            "s/epoch": grouped["seconds"].mean() / grouped["epochs"].mean(),
+            "s/epoch": (grouped["seconds"].mean() / grouped["epochs"].mean()).where(alike),
         }
     )
     return frame.reset_index()
