@@ -16,6 +16,9 @@ from pathlib import Path
 import nbformat
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.avo_book import captions
+
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"<!--.*?-->")  # the name of a number of the run
 LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")  # leads nowhere outside the book
@@ -35,11 +38,11 @@ def plain(text: str) -> str:
 
 def figures(notebook: nbformat.NotebookNode) -> Iterator[tuple[bytes, str]]:
     """Yields each picture with its caption."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
+    for cell, caption in captions.figures(notebook):
+        for output in cell.outputs:
             if "image/png" in output.get("data", {}):
-                caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
-                yield base64.b64decode(output["data"]["image/png"]), plain(caption)
+                text = caption.source.removeprefix(captions.MARK) if caption else ""
+                yield base64.b64decode(output["data"]["image/png"]), plain(text)
 
 
 def exercises(notebook: nbformat.NotebookNode) -> tuple[str, str]:
@@ -52,6 +55,8 @@ def exercises(notebook: nbformat.NotebookNode) -> tuple[str, str]:
             # What an exercise folds is plumbing that checks; what a solution folds is its code.
             if inside and {"exercise": "hide-input", "solution": "claim"}[inside] not in cell.metadata.get("tags", []):
                 texts[inside].append(f"\n```python\n{cell.source}\n```\n")
+            continue
+        if captions.is_caption(cell):
             continue
         for line in cell.source.splitlines():
             begun = re.match(r":::\{(exercise|solution(?:-start)?)\}\s*(.*)", line)

@@ -1,9 +1,9 @@
 """Keeps the numbers in a notebook's prose equal to those of its run.
 
 A chapter glues a value, ``glue("gap", 0.1234, display=False)``, and its text says ``0.12<!-- gap:.2f -->`` nats. Any
-viewer of notebooks shows the number; none shows the comment, which says where it comes from and in which format. The
-same works in the caption of a figure. An alternative text cannot hide a comment, so one with numbers stands in the
-cell's metadata as ``alt``, with its comments, and ``mystnb.image.alt`` is made from it.
+viewer of notebooks shows the number; none shows the comment, which says where it comes from and in which format. An
+alternative text cannot hide a comment, so one with numbers stands in the cell's metadata as ``alt``, with its comments,
+and ``mystnb.image.alt`` is made from it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def glued(notebook: Any) -> dict[str, Any]:
 
 
 def refresh(notebook: Any) -> None:
-    """Writes the values of the run into texts, captions and alternative texts, in place.
+    """Writes the values of the run into texts and alternative texts, in place.
 
     Raises:
         NumberError: If a text names a value that no cell glues, or has a comment that stands behind no number.
@@ -42,13 +42,10 @@ def refresh(notebook: Any) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = refreshed(cell.source, values)
-            continue
-        mystnb = cell.metadata.get("mystnb", {})
-        if "caption" in mystnb.get("figure", {}):
-            mystnb["figure"]["caption"] = refreshed(mystnb["figure"]["caption"], values)
-        if "alt" in cell.metadata:
+        elif "alt" in cell.metadata:
             cell.metadata["alt"] = refreshed(cell.metadata["alt"], values)
-            mystnb.setdefault("image", {})["alt"] = COMMENT.sub("", cell.metadata["alt"])
+            image = cell.metadata.setdefault("mystnb", {}).setdefault("image", {})
+            image["alt"] = COMMENT.sub("", cell.metadata["alt"])
 
 
 def refreshed(text: str, values: dict[str, Any]) -> str:

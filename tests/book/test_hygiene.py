@@ -17,6 +17,7 @@ import yaml
 from pybtex.database import parse_file
 
 from tools import notebooks as tool
+from tools.avo_book import captions
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -155,6 +156,25 @@ def test_every_picture_has_alternative_text(path: Path) -> None:
 
 
 @every_notebook
+def test_every_picture_has_a_caption_that_any_viewer_shows(path: Path) -> None:
+    """A caption in the metadata would be seen in the built book alone."""
+    figures = list(captions.figures(read(path)))
+    for figure, caption in figures:
+        options = figure.metadata.mystnb.figure
+        assert caption, f"below {options.name} there is no Markdown cell that begins with {captions.MARK!r}"
+        assert list(options) == ["name"], f"{options.name} has metadata that no viewer of notebooks shows"
+        assert not re.search(r"\n|\s$", caption.source), f"the caption of {options.name} is no single paragraph"
+    cells = read(path).cells
+    pictures = [
+        cell for cell in cells if any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+    ]
+    assert pictures == [figure for figure, _ in figures], "a picture without mystnb.figure.name"
+    assert [cell for cell in cells if captions.is_caption(cell)] == [caption for _, caption in figures], (
+        "below no figure"
+    )
+
+
+@every_notebook
 def test_every_widget_has_a_static_figure_above(path: Path) -> None:
     """GitHub, paper, screen readers and untrusted notebooks show no widget."""
     above = False
@@ -203,7 +223,8 @@ def test_visible_cells_have_one_idea(path: Path) -> None:
 
 @every_chapter
 def test_visible_code_teaches(path: Path) -> None:
-    prose = re.sub(r"<!--.*?-->|\]\([^)]*\)", "", markdown(path))
+    texts = [cell.source for cell in read(path).cells if cell.cell_type == "markdown" and not captions.is_caption(cell)]
+    prose = re.sub(r"<!--.*?-->|\]\([^)]*\)", "", "\n\n".join(texts))
     lines = lengths_of_visible_cells(path)
     assert len(prose.split()) >= 10 * sum(lines), "at least ten words a line of visible code"
 
@@ -250,8 +271,7 @@ def test_citations_name_their_entry(path: Path) -> None:
 
 @every_notebook
 def test_plain_viewers_show_the_text(path: Path) -> None:
-    captions = [cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "") for cell in code_cells(path)]
-    for text in [cell.source for cell in read(path).cells if cell.cell_type == "markdown"] + captions:
+    for text in [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]:
         for kind, pattern in SOURCE_ONLY.items():
             found = pattern.search(text)
             assert not found, f"{kind}, which only the built book resolves: {text[found.start() :][:60]!r}"

@@ -55,3 +55,17 @@ def test_the_index_lists_statements_by_number_and_title(built_book: Path) -> Non
     numbers = [tuple(map(int, number)) for number in re.findall(r"\w+ (\d+)\.(\d+)</a>", "".join(entries.values()))]
     assert len(numbers) == len(entries) > 30
     assert [chapter for chapter, _ in numbers] == sorted(chapter for chapter, _ in numbers)
+
+
+def test_captions_stand_under_their_pictures_with_a_number(pages: list[Path]) -> None:
+    """In the notebooks each is a paragraph of its own; what a page shows it shows once."""
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    figures = [
+        figure for text in texts for figure in re.findall(r'<figure\b[^>]*id="fig-.*?</figure>', text, re.DOTALL)
+    ]
+    assert len(figures) > 80
+    for figure in figures:
+        assert re.search(
+            r"<img\b.*<figcaption>.*caption-number\">Fig\. [\d.]+ .*caption-text\">.{20}", figure, re.DOTALL
+        )
+    assert not [text for text in texts if "<strong>Figure.</strong>" in text]

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from tools import lecture
+from tools.avo_book import captions
 
 ROOT = Path(__file__).resolve().parents[2]
 MISTAKES = (ROOT / "book/reference/what_goes_wrong.md").read_text(encoding="utf-8")
@@ -61,6 +62,9 @@ def test_a_lecture_has_every_figure_and_every_exercise_with_its_solution(tmp_pat
             out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
         ]
         assert len([name for name in names if name.startswith(f"{number:02d}-")]) == len(pictures)
+        for _, caption in captions.figures(notebook):
+            text = lecture.plain(caption.source).removeprefix(captions.MARK)
+            assert [text in texts[name] for name in sorted(texts)] == [False, True, False]
         source = "\n".join(cell.source for cell in notebook.cells)
         assert all(f"### {title}" in asked for title in re.findall(r"^:::\{exercise\} (.*)", source, re.MULTILINE))
     everything = "".join(texts.values())

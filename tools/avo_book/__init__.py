@@ -8,12 +8,13 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx_proof.domain import ProofDomain
 
-from . import code, frames, glossary, search, statements, tables, tips
+from . import captions, code, frames, glossary, search, statements, tables, tips
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connects the parts to the build."""
     app.connect("config-inited", _drop_thebe, priority=900)  # when every other extension has connected its own
+    app.connect("source-read", captions.move)
     app.connect("doctree-read", frames.draw)
     app.connect("doctree-read", glossary.name_terms)
     app.connect("doctree-read", tables.draw_minus_signs)
