@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from avo_lib import AVO, ELBO, VAE, Dataset, TrainConfig, VAEConfig
 from avo_lib.experiments.campaign import load_model, sweep
@@ -50,7 +51,7 @@ METHODS = {
 
 @pytest.fixture(autouse=True)
 def float32(float64):
-    """Workers start with torch's own default."""
+    """As a program starts."""
     torch.set_default_dtype(torch.float32)
 
 
@@ -118,3 +119,12 @@ def test_a_sweep_survives_the_death_of_a_dask_worker(folders, tmp_path):
 def test_a_sweep_hands_on_its_device(folders):
     with pytest.raises(Exception, match="nowhere"):
         sweep("stripes", {"elbo": METHODS["elbo"]}, jobs=1, device="nowhere", **folders)
+
+
+def test_a_sweep_hands_on_its_precision(folders):
+    """A new process would compute in torch's own default, single precision."""
+    torch.set_default_dtype(torch.float64)
+    sweep("stripes", {"elbo": METHODS["elbo"]}, jobs=2, device="cpu", **folders)
+    model = load_model("stripes", "elbo", setup=METHODS["elbo"], results=folders["results"])
+    weights = load_file(folders["results"] / "stripes" / "elbo-seed0.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float64} == {p.dtype for p in model.parameters()}

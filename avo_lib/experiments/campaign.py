@@ -163,9 +163,12 @@ def sweep(
             raise ImportError("a scheduler needs dask: pip install '.[cluster]'") from error
         Client(scheduler)  # registers itself as joblib's dask backend
         backend = {"backend": "dask"}
+    dtype = torch.get_default_dtype()  # a new process has torch's own
     with parallel_config(**backend):
         ends = Parallel()(
-            delayed(_attempt)(run, experiment, *one, setup=methods[one[0]], results=results, runs=runs, device=device)
+            delayed(_attempt)(
+                run, dtype, experiment, *one, setup=methods[one[0]], results=results, runs=runs, device=device
+            )
             for one in missing
         )
     if diverged := [f"{method} seed {seed}: {end}" for (method, seed), end in zip(missing, ends, strict=True) if end]:
@@ -209,9 +212,10 @@ def _with_objective(train: dict[str, Any]) -> dict[str, Any]:
     return kept | {"objective": plain(config)}
 
 
-def _attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:
+def _attempt(function: Callable[..., Any], dtype: torch.dtype, *args: Any, **kwargs: Any) -> str | None:
     """One run on one thread. How it diverged, if it did: it would at every attempt, and others must not wait for it."""
     torch.set_num_threads(1)
+    torch.set_default_dtype(dtype)
     try:
         function(*args, **kwargs)
     except FloatingPointError as error:
