@@ -2,7 +2,7 @@
 
 A step of these small models is some hundreds of kernels of a few microseconds, and to start them one by one costs more
 than they do. Captured once, a step is started as a whole, and the steps of other runs go on beside it. On one H100 six
-runs of the paper's protocol took 80 seconds in place of six times 20 minutes of a core. ::
+runs of the paper's protocol took 80 seconds, where a core takes 17 minutes for one. ::
 
     .venv/bin/python tools/on_gpu.py paper vae vae_noise15 --seeds 3 4 5 --minutes 8
 

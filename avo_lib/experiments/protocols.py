@@ -16,6 +16,7 @@ from avo_lib.experiments.omniglot import load_omniglot
 from avo_lib.models.vae import VAE, VAEConfig
 from avo_lib.objectives import AVO, IWAE
 from avo_lib.paths import Constant, Cyclical, Scaled, WarmUp
+from avo_lib.pathwise import DReG
 from avo_lib.training import TrainConfig
 
 TRAINING_IMAGES = 50_000
@@ -197,7 +198,7 @@ def _omniglot() -> dict[str, Experiment]:
 
 
 EXPERIMENTS = {
-    "report": _methods(_REPORT) | _flows(_REPORT),
+    "report": _methods(_REPORT) | _flows(_REPORT) | {"dreg": _train(_REPORT, objective=DReG(5))},
     "report_fixed": _methods(replace(_REPORT, binarisation="fixed")),
     "paper": _methods(_PAPER)
     | {f"{name}_wide": _wide(_methods(_PAPER)[name]) for name in ("hvi", "avo")}
