@@ -31,14 +31,47 @@
     }
   }
 
-  // pandas gives the names of the index a row of their own, which is empty but for them.
-  function join(table) {
-    const [names, columns] = [...(table.tHead?.rows ?? [])].reverse();
-    if (!columns || [...columns.cells].some((cell) => cell.colSpan > 1)) return;
-    const cells = [...names.cells].map((cell, i) => [cell, columns.cells[i]]);
-    if (cells.some(([name, column]) => name.textContent.trim() && column?.textContent.trim())) return;
-    for (const [name, column] of cells) if (name.textContent.trim()) column.replaceWith(name);
-    names.remove();
+  // A table of text whose columns do not fit becomes a list, in which each cell says what it is.
+  function label(table) {
+    const names = [...(table.tHead?.rows[0]?.cells ?? [])];
+    if (!names.length) return;
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, i) => {
+        const name = document.createElement("span");
+        name.className = "avo-label";
+        name.append(...(names[i].querySelector("p") ?? names[i]).cloneNode(true).childNodes);
+        cell.classList.toggle("avo-empty", !cell.textContent.trim());
+        (cell.querySelector("p") ?? cell).prepend(name);
+      });
+    }
+    table.classList.add("avo-text");
+  }
+
+  function list(table) {
+    table.classList.remove("avo-list");
+    table.classList.toggle("avo-list", table.offsetWidth > table.parentElement.clientWidth);
+  }
+
+  // In a table of numbers that scrolls, the names of the rows stay: all, or as many from the right as leave room.
+  function hold(table) {
+    const room = table.parentElement.clientWidth;
+    table.classList.remove("avo-held");
+    if (table.offsetWidth <= room) return;
+    const keys = [...table.tBodies[0].rows[0].cells].filter((cell) => cell.tagName === "TH").map((cell) => cell.offsetWidth);
+    const sum = (widths) => widths.reduce((total, width) => total + width, 0);
+    const first = keys.findIndex((_, i) => sum(keys.slice(i)) <= room * 0.6);
+    if (first < 0) return;
+    table.classList.add("avo-held");
+    table.style.setProperty("--avo-held", `${sum(keys.slice(first))}px`);
+    for (const row of table.rows) {
+      // Below a name that spans rows there are fewer of them, and above the numbers there are more cells of their kind.
+      const names = [...row.cells].filter((cell) => cell.tagName === "TH").slice(0, keys.length);
+      names.forEach((name, i) => {
+        const key = i + keys.length - names.length;
+        name.classList.add("avo-key");
+        name.style.left = `${sum(keys.slice(0, key)) - sum(keys.slice(0, first))}px`;
+      });
+    }
   }
 
   const BOXES = "article :is(.avo-wide, mjx-container[display], .avo-scroll, pre)";
@@ -48,6 +81,8 @@
   }
 
   function fit() {
+    document.querySelectorAll("article table.avo-text").forEach(list);
+    document.querySelectorAll("article table.dataframe").forEach(hold);
     for (const formula of document.querySelectorAll("article mjx-container:not([display])")) {
       // Not for all: a box that scrolls has no baseline, and stands a little higher than the words around it.
       const stop = formula.closest(".avo-tied") ? 8 : 0;
@@ -66,7 +101,7 @@
     const article = document.querySelector("article");
     if (article) keep(article);
     document.querySelectorAll("article span.math").forEach(tie);
-    document.querySelectorAll("article table.dataframe").forEach(join);
+    document.querySelectorAll("article table:not(.dataframe, .indextable)").forEach(label);
     for (const table of document.querySelectorAll("article table")) {
       const box = document.createElement("div");
       box.className = "avo-scroll";

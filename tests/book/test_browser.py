@@ -26,6 +26,16 @@ CLIPPED = """() => [...document.querySelectorAll('article :is(mjx-container > sv
     }
     return right > innerWidth;
   }).map(thing => `${thing.tagName} ${thing.parentElement.textContent.trim().slice(0, 60)}`)"""
+# Words that scroll sideways are not read; numbers scroll below what says whose they are.
+SCROLLING = """() => [...document.querySelectorAll('article .avo-scroll')]
+  .filter(box => box.scrollWidth > box.clientWidth + 1 && !box.querySelector('table.dataframe.avo-held'))
+  .map(box => box.textContent.trim().slice(0, 60))"""
+LOST = """table => {
+  const box = table.parentElement, sides = box.getBoundingClientRect();
+  box.scrollLeft = box.scrollWidth;
+  return [...table.querySelectorAll('tbody th:last-of-type')].map(name => name.getBoundingClientRect())
+    .filter(name => !box.scrollLeft || name.left < sides.left - 1 || name.right > sides.right).length;
+}"""
 # axe walks every element, of which most are formulas, tokens of code and the API's members: one of a kind is enough.
 THIN_OUT = """() => {
   document.querySelectorAll('mjx-container > svg').forEach(drawing => drawing.replaceChildren());
@@ -78,6 +88,11 @@ def test_page(browser: Any, built_book: Path, document: str) -> None:
             page.wait_for_timeout(100)  # the scripts of the page answer a change of its size
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"sideways scroll at {width} px"
             assert not page.evaluate(CLIPPED), f"cut off at {width} px"
+            assert not page.evaluate(SCROLLING), f"scrolls sideways at {width} px"
+            for table in page.locator("table.avo-held").all():
+                assert table.evaluate(LOST) == 0, f"names of rows that scroll away at {width} px"
+            lists = page.locator("table.avo-list").count()
+            assert width < 1440 or not lists, "a list in place of a table on a desk"
         assert not visit.requests
         assert not visit.errors
         page.evaluate(THIN_OUT)

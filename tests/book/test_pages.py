@@ -6,7 +6,10 @@ import html
 import re
 from pathlib import Path
 
-from tools.avo_book.tables import TABLE, minus_signs
+import pandas as pd
+from bs4 import BeautifulSoup
+
+from tools.avo_book.tables import TABLE, minus_signs, one_head
 
 TAG = re.compile(r"<[^>]+>")
 PROSE = re.compile(r"[A-Za-z]\w* [a-z]\w*")  # two words: no type has any
@@ -31,6 +34,45 @@ def test_negative_numbers_of_tables_have_a_minus_sign(pages: list[Path]) -> None
     ]
     assert sum(cell.startswith("−") for cell in cells) > 10
     assert not [cell for cell in cells if re.match(r"-[\d.]", cell)]
+
+
+def head(table: pd.DataFrame) -> list[list[str]]:
+    return [[cell.text for cell in row.find_all("th")] for row in soup(table).thead.find_all("tr")]
+
+
+def soup(table: pd.DataFrame) -> BeautifulSoup:
+    return BeautifulSoup(one_head(table.to_html()), "html.parser")
+
+
+def test_the_names_of_rows_and_columns_share_a_row() -> None:
+    table = pd.DataFrame({"lower": [1.0], "upper": [2.0]}, index=pd.Index(["a"], name="target"))
+    assert head(table) == [["target", "lower", "upper"]]
+    assert soup(table).caption is None
+    named = table.rename_axis(columns="nats")
+    assert head(named) == [["target", "lower", "upper"]]
+    assert soup(named).caption.text == "nats"
+    nameless = table.rename_axis(index=None)
+    assert head(nameless) == [["", "lower", "upper"]]
+
+
+def test_groups_of_columns_keep_their_row() -> None:
+    rows = pd.MultiIndex.from_product([["a", "b"], [1, 2]], names=["target", "K"])
+    columns = pd.MultiIndex.from_product([["AVO", "ELBO"], ["mean", "s.e."]])
+    table = pd.DataFrame([range(i, i + 4) for i in range(0, 16, 4)], index=rows, columns=columns)
+    assert head(table) == [["", "", "AVO", "ELBO"], ["target", "K", *["mean", "s.e."] * 2]]
+    begun = [[cell.text for cell in row.select(".avo-group")] for row in soup(table).find_all("tr")]
+    assert begun == [["AVO", "ELBO"], ["mean", "mean"], *[[str(i), str(i + 2)] for i in range(0, 16, 4)]]
+
+
+def test_no_table_has_a_row_of_its_own_for_the_names_of_its_rows(pages: list[Path]) -> None:
+    cells = [
+        re.findall(r"<th\b.*?</th>", row, re.DOTALL)
+        for page in pages
+        for table in TABLE.findall(page.read_text(encoding="utf-8"))
+        for row in re.findall(r"<tr\b.*?</tr>", table.partition("</thead>")[0], re.DOTALL)
+    ]
+    assert len(cells) > 80
+    assert all(any(words(cell) for cell in row[2:] or row[1:]) for row in cells)
 
 
 def test_types_in_the_api_are_no_prose(built_book: Path) -> None:

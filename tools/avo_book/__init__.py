@@ -17,7 +17,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", captions.move)
     app.connect("doctree-read", frames.draw)
     app.connect("doctree-read", glossary.name_terms)
-    app.connect("doctree-read", tables.draw_minus_signs)
+    app.connect("doctree-read", tables.draw)
     app.connect("build-finished", search.write)
     app.connect("build-finished", tips.write)
     app.connect("env-updated", code.pages_to_rewrite)
