@@ -42,6 +42,9 @@ def test_the_first_use_of_a_term_leads_to_the_glossary(built_book: Path) -> None
     links = re.findall(r'<a class="[^"]*avo-term[^"]*" href="([^"]+)">([^<]+)</a>', page)
     assert ("../reference/glossary.html#term-elbo", "ELBO") in links
     assert len({target for target, _ in links}) == len(links) > 5
+    page = (built_book / "book/experiments/inference.html").read_text(encoding="utf-8")
+    links = re.findall(r'<a class="[^"]*avo-term[^"]*" href="([^"]+)">([^<]+)</a>', page)
+    assert ("../reference/glossary.html#term-generalisation-gap", "generalisation gap") in links, "the longer term wins"
     glossary = (built_book / "book/reference/glossary.html").read_text(encoding="utf-8")
     assert 'id="term-elbo"' in glossary
     assert "avo-term" not in glossary

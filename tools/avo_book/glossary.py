@@ -24,7 +24,8 @@ def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
     if app.builder.format != "html" or page == PAGE or PAGE not in app.env.found_docs:
         return
     address = app.builder.get_relative_uri(page, PAGE)
-    for term in app.env.get_doctree(PAGE).findall(nodes.term):
+    terms = app.env.get_doctree(PAGE).findall(nodes.term)
+    for term in sorted(terms, key=lambda term: -len(term.astext())):  # "gap" is not what "amortisation gap" speaks of
         use = _use(term.astext())
         for text in list(_running(doctree)):
             if found := use.search(text.astext()):
