@@ -41,6 +41,8 @@ def trunk(widths: Sequence[int], layers: str, batch_norm: bool) -> nn.Sequential
 class Bernoulli(nn.Module):
     """Binary pixels, whose log odds the decoder gives."""
 
+    maps: int = 1  # numbers for each pixel that the decoder gives
+
     def check(self, x: Tensor) -> None:
         """Refuse grey pixels; see :func:`avo_lib.numerics.check_binary`."""
         check_binary(x)
@@ -63,6 +65,8 @@ class GaussianNoise(nn.Module):
 
     Nats of real pixels are those of a density: they change with the unit of the pixels, and may be positive.
     """
+
+    maps: int = 1
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel, Householder, Kernel, autoregressive
-from avo_lib.models.parts import LIKELIHOODS, frozen, trunk
+from avo_lib.models.parts import LIKELIHOODS, Bernoulli, GaussianNoise, frozen, trunk
 from avo_lib.numerics import log_normal, standard_normal, traced
 from avo_lib.paths import AmortisedPath, linear_alphas
 
@@ -80,6 +80,8 @@ class VAE(nn.Module):
         config: The architecture.
         encoder: In place of its own, from images ``(images, pixels)`` to features ``(images, hidden[-1])``.
         decoder: In place of its own, from ``(points, latent)`` to ``(points, pixels)``: log odds or means.
+        likelihood: In place of the one that ``config`` names, such as :class:`avo_lib.models.masked.MaskedBernoulli`;
+            it asks the decoder for ``likelihood.maps`` numbers for each pixel.
 
     >>> model = VAE(VAEConfig(pixels=16, hidden=(8,), latent=2, T=3, batch_norm=False))
     >>> model.chain(torch.ones(5, 16)).sample().log_w().shape
@@ -87,17 +89,23 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self, config: VAEConfig, *, encoder: nn.Module | None = None, decoder: nn.Module | None = None
+        self,
+        config: VAEConfig,
+        *,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        likelihood: Bernoulli | GaussianNoise | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         widths, features, style = (config.pixels, *config.hidden), config.hidden[-1], (config.layers, config.batch_norm)
         self.encoder = encoder or trunk(widths, *style)
         self.q0 = nn.Linear(features, 2 * config.latent)
+        self.likelihood = likelihood or LIKELIHOODS[config.likelihood]()
+        given = self.likelihood.maps * config.pixels
         self.decoder = decoder or nn.Sequential(
-            trunk((config.latent, *config.hidden[::-1]), *style), nn.Linear(config.hidden[0], config.pixels)
+            trunk((config.latent, *config.hidden[::-1]), *style), nn.Linear(config.hidden[0], given)
         )
-        self.likelihood = LIKELIHOODS[config.likelihood]()
         self.kernels = nn.ModuleList(self._kernel(features, t) for t in range(config.T))
         self.alphas: Tensor
         self.register_buffer("alphas", linear_alphas(config.T), persistent=False)
@@ -119,12 +127,12 @@ class VAE(nn.Module):
         )
 
     def decode(self, z: Tensor) -> Tensor:
-        """What the likelihood needs of each pixel, log odds or mean: ``(..., latent)`` to ``(..., pixels)``."""
+        """What the likelihood needs of each pixel, log odds or mean: ``(..., latent)`` to ``(..., maps * pixels)``."""
         return self._decode(self.decoder, z)
 
     def _decode(self, decoder: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
         given = decoder(z.reshape(-1, z.shape[-1]))
-        if given.shape != (expected := (z.shape[:-1].numel(), self.config.pixels)):
+        if given.shape != (expected := (z.shape[:-1].numel(), self.likelihood.maps * self.config.pixels)):
             raise ValueError(f"the decoder should give {tuple(expected)} numbers, but gives {tuple(given.shape)}")
         return given.reshape(*z.shape[:-1], -1)
 
