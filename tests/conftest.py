@@ -13,6 +13,7 @@ LONGEST = (
     "tests/book/test_pdf.py",
     "book/foundations/vae.ipynb",
     "book/reference/your_own.ipynb",
+    "book/annealing/judging.ipynb",
     "book/annealing/avo.ipynb",
     "book/annealing/ais.ipynb",
     "book/collapse/schedules.ipynb",
