@@ -2,9 +2,11 @@
 
     python benchmarks/cost.py
     python benchmarks/cost.py flows
+    python benchmarks/cost.py pathwise
 
-One thread, process CPU time, medians of steps in which the methods take turns; writes results/cost.json, or for the
-flows and what they are compared with results/cost_flows.json. Absolute times belong to the machine, the ratios less so.
+One thread, process CPU time, medians of steps in which the methods take turns; writes results/cost.json, or for some
+methods and what they are compared with results/cost_flows.json and results/cost_pathwise.json. Absolute times belong to
+the machine, the ratios less so.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from avo_lib.files import write_atomically
 from avo_lib.objectives import AVO
 
 METHODS = ("vae", "iwae", "householder", "hvi", "avo")
-FLOWS = ("vae", "householder", "iaf", "avo_iaf", "hvi", "avo")
+GROUPS = {"flows": ("vae", "householder", "iaf", "avo_iaf", "hvi", "avo"), "pathwise": ("vae", "iwae", "dreg")}
 ROUNDS, WARM_UP = 60, 5
 
 
@@ -57,8 +59,8 @@ def milliseconds(protocol: str, methods: Sequence[str] = METHODS) -> dict[str, f
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[1:] == ["flows"]:
-        file, found = "cost_flows.json", {"report": milliseconds("report", FLOWS)}
+    if group := "".join(sys.argv[1:]):
+        file, found = f"cost_{group}.json", {"report": milliseconds("report", GROUPS[group])}
     else:
         file, found = "cost.json", {protocol: milliseconds(protocol) for protocol in ("report", "paper")}
     write_atomically(RESULTS / file, (json.dumps(found, indent=1) + "\n").encode())
