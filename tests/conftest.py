@@ -69,3 +69,20 @@ def generator(request: pytest.FixtureRequest) -> torch.Generator:
     seed = int.from_bytes(digest[:4], "big") + request.config.getoption("--seed-offset")
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A results folder with one run of the miniature's AVO, made smaller still, and its weights."""
+    from dataclasses import replace
+
+    from avo_lib.experiments.campaign import run
+    from avo_lib.experiments.protocols import EXPERIMENTS
+
+    torch.set_default_dtype(torch.float32)
+    setup = EXPERIMENTS["miniature"]["avo"]
+    model = replace(setup.model, hidden=(20,), latent=4, T=2)
+    small = replace(setup, model=model, train=replace(setup.train, epochs=1), images=100, samples=20)
+    monkeypatch.setitem(EXPERIMENTS, "miniature", {"avo": small})
+    run("miniature", "avo", device="cpu", results=tmp_path / "results", runs=tmp_path / "runs")
+    return tmp_path / "results"

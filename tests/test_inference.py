@@ -1,15 +1,11 @@
 """The gaps of a run: what is written, read again and refused."""
 
 import json
-from dataclasses import replace
 
 import pytest
-import torch
 
 from avo_lib.experiments import command_line
-from avo_lib.experiments.campaign import run
 from avo_lib.experiments.inference import gaps_file, inference_gaps
-from avo_lib.experiments.protocols import EXPERIMENTS
 from avo_lib.experiments.results import load_results
 from avo_lib.gaps import GapConfig
 
@@ -17,20 +13,9 @@ FEW = GapConfig(draws=5, steps=3, samples=2, chains=2, T=3, leapfrog_steps=1)
 SIZES = {"images": 6, "simulated": 5, "device": "cpu"}
 
 
-@pytest.fixture
-def trained(tmp_path, monkeypatch):
-    torch.set_default_dtype(torch.float32)
-    setup = EXPERIMENTS["miniature"]["avo"]
-    model = replace(setup.model, hidden=(20,), latent=4, T=2)
-    small = replace(setup, model=model, train=replace(setup.train, epochs=1), images=100, samples=20)
-    monkeypatch.setitem(EXPERIMENTS, "miniature", {"avo": small})
-    run("miniature", "avo", device="cpu", results=tmp_path / "results", runs=tmp_path / "runs")
-    return tmp_path / "results"
-
-
-def test_what_is_found_is_written_and_read_again(trained):
-    found = inference_gaps("miniature", "avo", config=FEW, **SIZES, results=trained)
-    file = gaps_file("miniature", "avo", 0, trained)
+def test_what_is_found_is_written_and_read_again(small_run):
+    found = inference_gaps("miniature", "avo", config=FEW, **SIZES, results=small_run)
+    file = gaps_file("miniature", "avo", 0, small_run)
     assert json.loads(file.read_text()) == found and list(found) == ["config", "versions", "train", "test", "bracket"]
     for part in ("train", "test"):
         value = {name: row["value"] for name, row in found[part].items()}
@@ -39,24 +24,24 @@ def test_what_is_found_is_written_and_read_again(trained):
         assert value["inference"] == pytest.approx(value["approximation"] + value["amortisation"])
     assert found["train"] != found["test"]
     file.write_text(json.dumps(found | {"bracket": {"value": 7.0}}))
-    assert inference_gaps("miniature", "avo", config=FEW, **SIZES, results=trained)["bracket"]["value"] == 7
+    assert inference_gaps("miniature", "avo", config=FEW, **SIZES, results=small_run)["bracket"]["value"] == 7
     with pytest.raises(ValueError, match="another configuration"):
-        inference_gaps("miniature", "avo", config=FEW, **SIZES | {"images": 7}, results=trained)
-    assert len(load_results(trained)) == 1, "gaps are no result of a run"
+        inference_gaps("miniature", "avo", config=FEW, **SIZES | {"images": 7}, results=small_run)
+    assert len(load_results(small_run)) == 1, "gaps are no result of a run"
 
 
-def test_too_few_images_are_refused_before_anything_is_written(trained):
+def test_too_few_images_are_refused_before_anything_is_written(small_run):
     for wrong in ({"images": 1}, {"simulated": 0}):
         with pytest.raises(ValueError, match="at least two images"):
-            inference_gaps("miniature", "avo", config=FEW, **SIZES | wrong, results=trained)
-    assert not (trained / "gaps").exists()
+            inference_gaps("miniature", "avo", config=FEW, **SIZES | wrong, results=small_run)
+    assert not (small_run / "gaps").exists()
 
 
-def test_the_command_prints_both_parts(trained, monkeypatch, capsys):
+def test_the_command_prints_both_parts(small_run, monkeypatch, capsys):
     options = (
         "--images 6 --simulated 5 --device cpu --draws 5 --steps 3 --samples 2 --chains 2 --T 3 --leapfrog-steps 1"
     )
-    arguments = ["avo_lib", "gaps", "--experiment", "miniature", *options.split(), "--results", str(trained)]
+    arguments = ["avo_lib", "gaps", "--experiment", "miniature", *options.split(), "--results", str(small_run)]
     monkeypatch.setattr("sys.argv", arguments)
     command_line.main()
     lines = capsys.readouterr().out.splitlines()

@@ -9,8 +9,6 @@ import torch
 
 from avo_lib.chain import Gaussian
 from avo_lib.evaluation import ais
-from avo_lib.experiments.campaign import run
-from avo_lib.experiments.protocols import EXPERIMENTS
 from avo_lib.experiments.referee import RefereeConfig, encoder_chain, referee, referee_file
 from avo_lib.experiments.results import load_results
 from avo_lib.kernels import HMC
@@ -46,20 +44,9 @@ def test_the_chain_from_the_encoder_brackets_the_exact_likelihood(model, generat
         assert abs(weights.mean() - 1) < 5 * stderr and stderr < 0.05
 
 
-@pytest.fixture
-def judged(tmp_path, monkeypatch):
-    torch.set_default_dtype(torch.float32)
-    setup = EXPERIMENTS["miniature"]["avo"]
-    model = replace(setup.model, hidden=(20,), latent=4, T=2)
-    small = replace(setup, model=model, train=replace(setup.train, epochs=1), images=100, samples=20)
-    monkeypatch.setitem(EXPERIMENTS, "miniature", {"avo": small})
-    run("miniature", "avo", device="cpu", results=tmp_path / "results", runs=tmp_path / "runs")
-    return tmp_path / "results"
-
-
-def test_a_verdict_is_written_and_read_again(judged):
-    verdict = referee("miniature", "avo", config=FEW, results=judged)
-    file = referee_file("miniature", "avo", 0, judged)
+def test_a_verdict_is_written_and_read_again(small_run):
+    verdict = referee("miniature", "avo", config=FEW, results=small_run)
+    file = referee_file("miniature", "avo", 0, small_run)
     assert json.loads(file.read_text()) == verdict
     assert list(verdict) == ["config", "test", "simulated", "step_size", "active_units", "moved"]
     test = verdict["test"]
@@ -67,21 +54,21 @@ def test_a_verdict_is_written_and_read_again(judged):
     assert len(test["log_p"]) == 6 and sum(test["log_p"]) / 6 == pytest.approx(-test["ais"]["value"], abs=1e-3)
     assert 0 <= verdict["active_units"] <= 4 and len(verdict["moved"]) == 2 and min(verdict["moved"]) > 0
     file.write_text(json.dumps(verdict | {"active_units": -1}))
-    assert referee("miniature", "avo", config=FEW, results=judged)["active_units"] == -1, "not computed twice"
+    assert referee("miniature", "avo", config=FEW, results=small_run)["active_units"] == -1, "not computed twice"
     with pytest.raises(ValueError, match="another configuration"):
-        referee("miniature", "avo", config=replace(FEW, T=9), results=judged)
+        referee("miniature", "avo", config=replace(FEW, T=9), results=small_run)
     file.write_text(json.dumps(verdict | {"test": test | {"ais": math.nan}}))
     with pytest.raises(ValueError, match=r"referee/miniature/avo-seed0\.json is not a result"):
-        referee("miniature", "avo", config=FEW, results=judged)
-    assert len(load_results(judged)) == 1, "a verdict is no result of a run"
+        referee("miniature", "avo", config=FEW, results=small_run)
+    assert len(load_results(small_run)) == 1, "a verdict is no result of a run"
 
 
-def test_the_importance_sampling_is_that_of_the_published_result(judged):
-    """The same images with the same noise: all of them together give the published number."""
+def test_the_importance_sampling_is_that_of_the_published_result(small_run):
+    """The same images with the same noise: all of them together give the small_run number."""
     all_images = replace(FEW, images=100)
-    published = load_results(judged)[0]["test"]
-    found = referee("miniature", "avo", config=all_images, results=judged)["test"]["is"]
-    assert (found["value"], found["stderr"]) == pytest.approx((published["nll"], published["stderr"]))
+    known = load_results(small_run)[0]["test"]
+    found = referee("miniature", "avo", config=all_images, results=small_run)["test"]["is"]
+    assert (found["value"], found["stderr"]) == pytest.approx((known["nll"], known["stderr"]))
 
 
 @pytest.mark.parametrize("change", [{"images": 1}, {"simulated": 0}, {"chains": 1}, {"T": 0}, {"leapfrog_steps": 0}])
