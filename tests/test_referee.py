@@ -64,7 +64,7 @@ def test_a_verdict_is_written_and_read_again(small_run):
 
 
 def test_the_importance_sampling_is_that_of_the_published_result(small_run):
-    """The same images with the same noise: all of them together give the small_run number."""
+    """The same images with the same noise: all of them together give the published number."""
     all_images = replace(FEW, images=100)
     known = load_results(small_run)[0]["test"]
     found = referee("miniature", "avo", config=all_images, results=small_run)["test"]["is"]
