@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from avo_lib.chain import Chain, Trajectory
-from avo_lib.numerics import log_mean_exp
+from avo_lib.numerics import log_mean_exp, traced
 from avo_lib.paths import AmortisedPath
 
 Source = torch.Generator | None
@@ -199,8 +199,8 @@ def check_share(share: float) -> None:
 
 
 def toss(share: float, generator: Source) -> bool:
-    """One coin for a mini-batch: True with probability ``share``; what is certain is not tossed."""
-    if share in (0, 1):
+    """One coin for a mini-batch: True with probability ``share``."""
+    if traced() and share in (0, 1):  # a graph could not wait for the coin
         return bool(share)
     device = "cpu" if generator is None else generator.device
     return torch.rand((), generator=generator, device=device).item() < share
