@@ -56,7 +56,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     (tmp_path / "parts").mkdir()
     for epochs in (1, 2, 3):
         part = on_gpu.Run(setup, 1, data, tmp_path / "parts", "cpu")
-        on_gpu.train([part], 0.0 if epochs < 3 else 60.0)
+        on_gpu.train([part], -1.0 if epochs < 3 else 60.0)
         if epochs < 3:
             assert part.run.epoch == epochs - 1  # late from the start, so nothing moves but by hand
             while part.advance() and part.run.epoch < epochs:
