@@ -74,10 +74,26 @@
     }
   }
 
+  // A picture of several panels is drawn for a desk. On a phone it scrolls, where shrinking would make its letters, drawn
+  // 14 pixels high, too small to read. What nearly fits is shrunk all the same.
+  function enlarge(picture) {
+    const readable = 0.625 * picture.naturalWidth;
+    const fits = readable < 1.15 * picture.closest(".avo-scroll").clientWidth;
+    picture.style.minWidth = fits ? "" : `${readable}px`;
+  }
+
+  function box(...contents) {
+    const made = document.createElement("div");
+    made.className = "avo-scroll";
+    contents[0].before(made);
+    made.append(...contents);
+  }
+
   const BOXES = "article :is(.avo-wide, mjx-container[display], .avo-scroll, pre)";
 
-  function more(box) {
-    box.classList.toggle("avo-more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  function more(scroller) {
+    const rest = scroller.scrollWidth - scroller.clientWidth - scroller.scrollLeft;
+    scroller.classList.toggle("avo-more", rest > 1);
   }
 
   function fit() {
@@ -91,9 +107,10 @@
       formula.classList.toggle("avo-wide", width > room);
       formula.classList.remove("avo-more");
     }
-    for (const box of document.querySelectorAll(BOXES)) {
-      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-      more(box);
+    document.querySelectorAll("article .avo-scroll img").forEach(enlarge);
+    for (const scroller of document.querySelectorAll(BOXES)) {
+      if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0;
+      more(scroller);
     }
   }
 
@@ -102,12 +119,9 @@
     if (article) keep(article);
     document.querySelectorAll("article span.math").forEach(tie);
     document.querySelectorAll("article table:not(.dataframe, .indextable)").forEach(label);
-    for (const table of document.querySelectorAll("article table")) {
-      const box = document.createElement("div");
-      box.className = "avo-scroll";
-      table.replaceWith(box);
-      box.append(table);
-    }
+    document.querySelectorAll("article table").forEach((table) => box(table));
+    document.querySelectorAll("article .cell_output > figure > img").forEach((picture) => box(picture));
+    document.querySelectorAll("article .avo-frames").forEach((frames) => box(...frames.querySelectorAll(".avo-frame")));
     for (const output of document.querySelectorAll("article .output pre")) {
       output.classList.toggle("avo-line", !output.textContent.trim().includes("\n"));
     }
