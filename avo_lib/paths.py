@@ -1,7 +1,6 @@
 """Annealing paths between a base density and a target, and the schedules of alpha and beta.
 
-``alpha`` is the exponent of the target (alpha < 1 heats it); ``beta`` multiplies the Kullback-Leibler term (beta < 1
-cools). They are different temperatures: the paths here carry both, and say where each one acts.
+``alpha`` is the exponent of the target (below 1 heats), ``beta`` multiplies the Kullback-Leibler term (below 1 cools).
 """
 
 from __future__ import annotations
@@ -76,10 +75,8 @@ class GeometricPath:
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z) in nats; the ends never multiply an infinite log density by zero."""
-        if t == len(self.alphas) - 1:
-            return self.log_fT(z)
-        if t == 0:
-            return self.log_f0(z)
+        if (last := t == len(self.alphas) - 1) or t == 0:
+            return (self.log_fT if last else self.log_f0)(z)
         return _between(self.log_f0(z), self.log_fT(z), self.alphas[t].to(z))
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
@@ -102,14 +99,20 @@ class AmortisedPath:
         log_likelihood: Log p(x|z) with gradients to the model's parameters.
         log_likelihood_frozen: The same values with the parameters held constant.
         alphas: Exponents of the likelihood ``(T + 1,)``; a ValueError unless they rise from 0 to 1.
+        log_prior_frozen: Log p(z) with its parameters held constant, if it has any.
     """
 
     def __init__(
-        self, log_prior: LogDensity, log_likelihood: LogDensity, log_likelihood_frozen: LogDensity, alphas: Alphas
+        self,
+        log_prior: LogDensity,
+        log_likelihood: LogDensity,
+        log_likelihood_frozen: LogDensity,
+        alphas: Alphas,
+        log_prior_frozen: LogDensity | None = None,
     ) -> None:
-        self.log_prior = _checked("log_prior", log_prior)
-        self.log_likelihood = _checked("log_likelihood", log_likelihood)
-        self.log_likelihood_frozen = _checked("log_likelihood", log_likelihood_frozen)
+        priors, likelihoods = (log_prior, log_prior_frozen or log_prior), (log_likelihood, log_likelihood_frozen)
+        self.log_prior, self.log_prior_frozen = (_checked("log_prior", one) for one in priors)
+        self.log_likelihood, self.log_likelihood_frozen = (_checked("log_likelihood", one) for one in likelihoods)
         self.alphas = _check_alphas(alphas)
 
     def attached(self) -> AmortisedPath:
@@ -118,16 +121,17 @@ class AmortisedPath:
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Beta log p(z) + alpha_t log p(x|z) in nats."""
-        log_prior = beta * self.log_prior(z)
-        return log_prior if t == 0 < len(self.alphas) - 1 else log_prior + self.alphas[t] * self.log_likelihood(z)
+        last = len(self.alphas) - 1
+        log_prior = beta * (self.log_prior if t == last else self.log_prior_frozen)(z)
+        return log_prior if t == 0 < last else log_prior + self.alphas[t] * self.log_likelihood(z)
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T; one stacked call for all t < T, with the model held constant."""
-        log_likelihood = self.log_likelihood(zs[-1:])
-        if len(zs) > 1:
-            alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
-            log_likelihood = torch.cat([alpha * self.log_likelihood_frozen(zs[:-1]), log_likelihood])
-        return beta * self.log_prior(zs) + log_likelihood
+        early, log_f = zs[:-1], beta * self.log_prior(zs[-1:]) + self.log_likelihood(zs[-1:])
+        if not len(early):
+            return log_f
+        alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
+        return torch.cat([beta * self.log_prior_frozen(early) + alpha * self.log_likelihood_frozen(early), log_f])
 
 
 def linear_alphas(T: int) -> Tensor:
@@ -178,10 +182,6 @@ class Constant:
 @dataclass(frozen=True)
 class WarmUp:
     """Beta rises by ``rate`` a step from ``start`` until it is 1 (Bowman et al. 2016; Sønderby et al. 2016).
-
-    Attributes:
-        start: Beta at step 0.
-        rate: What each step adds.
 
     >>> WarmUp(start=0.2, rate=2e-4)(1000)
     0.4

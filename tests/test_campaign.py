@@ -267,7 +267,9 @@ def test_unknown_names_list_the_known():
 def protocols_of_all_methods():
     """Without the search, and without the readings that follow the eight methods of the paper's protocol."""
     every = {name: dict(list(methods.items())[:8]) for name, methods in EXPERIMENTS.items()}
-    return {name: methods for name, methods in every.items() if name not in ("search", "fashion", "omniglot")}
+    return {
+        name: methods for name, methods in every.items() if name not in ("search", "fashion", "omniglot", "stronger")
+    }
 
 
 def test_every_protocol_compares_the_same_methods():
@@ -291,6 +293,14 @@ def test_fashion_is_the_screening_on_other_images(monkeypatch):
         assert replace(setup, dataset="mnist", samples=None) == find("screening", name)
     monkeypatch.setattr(protocols, "load_fashion_mnist", lambda binarisation: Dataset(*3 * [torch.zeros(20_000, 784)]))
     assert len(find("fashion", "vae").data().train) == 10_000
+
+
+def test_the_stronger_autoencoder_differs_from_the_report_protocol_in_its_layers_and_prior():
+    stronger = {"layers": "gated", "batch_norm": False, "pseudo_inputs": 100}
+    for name, setup in EXPERIMENTS["stronger"].items():
+        base = find("report", name.removesuffix("_normal"))
+        changes = stronger | ({"pseudo_inputs": 0} if name == "vae_normal" else {})
+        assert setup == replace(base, model=replace(base.model, **changes))
 
 
 def test_the_flows_of_the_report_protocol_differ_in_their_kernels():

@@ -13,6 +13,7 @@ from torch.nn import functional
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel, Householder, Kernel, autoregressive
 from avo_lib.models.parts import LIKELIHOODS, Bernoulli, GaussianNoise, frozen, trunk
+from avo_lib.models.vamp import EvenMixture
 from avo_lib.numerics import log_normal, standard_normal, traced
 from avo_lib.paths import AmortisedPath, linear_alphas
 
@@ -38,6 +39,7 @@ class VAEConfig:
         std_init: Standard deviation of the gated kernels at the start; small, see :class:`GatedKernel`.
         gate_bias: Bias of their gates at the start.
         likelihood: ``"bernoulli"`` for binary pixels, ``"gaussian"`` for real ones with noise of a learned scale.
+        pseudo_inputs: The number of images that are learned for a VampPrior (binary pixels only); 0 for N(0, I).
     """
 
     pixels: int = 784
@@ -52,6 +54,7 @@ class VAEConfig:
     std_init: float = 0.05
     gate_bias: float = -3.0
     likelihood: str = "bernoulli"
+    pseudo_inputs: int = 0
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist and combinations that make no sense."""
@@ -60,6 +63,11 @@ class VAEConfig:
                 raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
         if self.layers == "gated" and self.batch_norm:
             raise ValueError("gated layers are used without batch norm: set batch_norm=False")
+        if self.pseudo_inputs < 0 or (self.pseudo_inputs and (self.batch_norm or self.likelihood != "bernoulli")):
+            raise ValueError(
+                "pseudo_inputs counts images beside the batch, for binary pixels and with batch_norm=False, whose "
+                f"statistics they enter; got {self.pseudo_inputs}, {self.likelihood}, batch_norm={self.batch_norm}"
+            )
         if min(self.pixels, self.latent, self.kernel_hidden, *self.hidden) < 1:
             raise ValueError("pixels, latent, kernel_hidden and the widths in hidden must be at least 1")
         if not 0 < self.std_init < math.inf or not math.isfinite(self.gate_bias):
@@ -74,7 +82,8 @@ class VAE(nn.Module):
     r"""A VAE whose approximate posterior is a chain (Kingma & Welling 2014, Huang et al. 2018).
 
     The encoder gives a Gaussian :math:`q_0(z_0\mid x)` and features for the T kernels; the path runs from the prior
-    :math:`p(z) = \mathcal N(0, I)` to :math:`p(z)\,p(x\mid z)`.
+    :math:`p(z)` to :math:`p(z)\,p(x\mid z)`. The prior is :math:`\mathcal N(0, I)`, or with pseudo-inputs the mixture
+    of what the encoder says of them, which is part of the model and learns where the decoder does.
 
     Args:
         config: The architecture.
@@ -107,6 +116,8 @@ class VAE(nn.Module):
             trunk((config.latent, *config.hidden[::-1]), *style), nn.Linear(config.hidden[0], given)
         )
         self.kernels = nn.ModuleList(self._kernel(features, t) for t in range(config.T))
+        if config.pseudo_inputs:  # log odds; at first as dark as handwritten digits are in the mean
+            self.pseudo_inputs = nn.Parameter(torch.randn(config.pseudo_inputs, config.pixels) - 2)
         self.alphas: Tensor
         self.register_buffer("alphas", linear_alphas(config.T), persistent=False)
 
@@ -136,6 +147,16 @@ class VAE(nn.Module):
             raise ValueError(f"the decoder should give {tuple(expected)} numbers, but gives {tuple(given.shape)}")
         return given.reshape(*z.shape[:-1], -1)
 
+    def learned_prior(self) -> EvenMixture | None:
+        """The mixture that the pseudo-inputs make; None where the prior is N(0, I)."""
+        if not self.config.pseudo_inputs:
+            return None
+        return EvenMixture(*self._proposed(self.encoder(self.pseudo_inputs.sigmoid())))
+
+    def _proposed(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = self.q0(features).chunk(2, dim=-1)
+        return mean, functional.softplus(std) + STD_FLOOR
+
     def chain(self, x: Tensor, *, seen: Tensor | None = None) -> Chain:
         """The chain that approximates the posterior of x.
 
@@ -159,18 +180,24 @@ class VAE(nn.Module):
         features = self.encoder(x if seen is None else seen)
         if features.shape != (expected := (len(x), self.config.hidden[-1])):
             raise ValueError(f"the encoder should give {expected} features, but gives {tuple(features.shape)}")
-        mean, std = self.q0(features).chunk(2, dim=-1)
+        learned = self.learned_prior()
         path = AmortisedPath(
-            log_normal,
+            learned.log_prob if learned else log_normal,
             lambda z: self.likelihood(x, self.decode(z)),
             lambda z: frozen(self.likelihood)(x, self._decode(frozen(self.decoder), z)),
             self.alphas,
+            learned.detached().log_prob if learned else log_normal,
         )
-        proposal = Gaussian(mean, functional.softplus(std) + STD_FLOOR)
+        proposal = Gaussian(*self._proposed(features))
         kernels: Sequence[Kernel] = list(self.kernels)  # type: ignore[arg-type]
         return Chain(proposal, kernels, path, features)
 
     def sample_images(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """The mean images ``(n, pixels)``, for binary pixels their probabilities, of n draws of the prior."""
-        z = standard_normal(self.alphas.new_empty(n, self.config.latent), generator)
+        learned = self.learned_prior()
+        z = (
+            learned.sample(n, generator=generator)
+            if learned
+            else standard_normal(self.alphas.new_empty(n, self.config.latent), generator)
+        )
         return self.likelihood.mean(self.decode(z))

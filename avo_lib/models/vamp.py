@@ -1,0 +1,46 @@
+"""A learned mixture as prior: the VampPrior (Tomczak & Welling 2018, arXiv 1705.07120)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avo_lib.numerics import log_normal, standard_normal
+
+
+@dataclass(frozen=True)
+class EvenMixture:
+    """An even mixture of K diagonal Gaussians.
+
+    Where they are what the encoder says of K learned pseudo-inputs, it is the VampPrior: the prior goes where the
+    posteriors are, of which the best prior is the average.
+
+    Attributes:
+        mean: Means ``(K, dim)``.
+        std: Standard deviations, of the same shape.
+
+    >>> two = EvenMixture(torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1))
+    >>> round(two.log_prob(torch.zeros(1)).item(), 4)
+    -1.4189
+    >>> two.sample(5).shape
+    torch.Size([5, 1])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats, ``(..., dim)`` to ``(...)``."""
+        return log_normal(z.unsqueeze(-2), self.mean, self.std).logsumexp(-1) - math.log(len(self.mean))
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws ``(n, dim)``."""
+        chosen = torch.randint(len(self.mean), (n,), generator=generator, device=self.mean.device)
+        return self.mean[chosen] + self.std[chosen] * standard_normal(self.mean[chosen], generator)
+
+    def detached(self) -> EvenMixture:
+        """The same density, as a constant."""
+        return EvenMixture(self.mean.detach(), self.std.detach())
