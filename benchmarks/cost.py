@@ -3,10 +3,11 @@
     python benchmarks/cost.py
     python benchmarks/cost.py flows
     python benchmarks/cost.py pathwise
+    python benchmarks/cost.py stronger
 
 One thread, process CPU time, medians of steps in which the methods take turns; writes results/cost.json, or for some
-methods and what they are compared with results/cost_flows.json and results/cost_pathwise.json. Absolute times belong to
-the machine, the ratios less so.
+methods and what they are compared with results/cost_flows.json and so on. Absolute times belong to the machine, the
+ratios less so.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ from avo_lib.files import write_atomically
 from avo_lib.objectives import AVO
 
 METHODS = ("vae", "iwae", "householder", "hvi", "avo")
-GROUPS = {"flows": ("vae", "householder", "iaf", "avo_iaf", "hvi", "avo"), "pathwise": ("vae", "iwae", "dreg")}
+GROUPS = {
+    "flows": ("report", ("vae", "householder", "iaf", "avo_iaf", "hvi", "avo")),
+    "pathwise": ("report", ("vae", "iwae", "dreg")),
+    "stronger": ("stronger", ("vae_normal", "vae", "hvi", "avo")),
+}
 ROUNDS, WARM_UP = 60, 5
 
 
@@ -60,7 +65,8 @@ def milliseconds(protocol: str, methods: Sequence[str] = METHODS) -> dict[str, f
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if group := "".join(sys.argv[1:]):
-        file, found = f"cost_{group}.json", {"report": milliseconds("report", GROUPS[group])}
+        protocol, methods = GROUPS[group]
+        file, found = f"cost_{group}.json", {protocol: milliseconds(protocol, methods)}
     else:
         file, found = "cost.json", {protocol: milliseconds(protocol) for protocol in ("report", "paper")}
     write_atomically(RESULTS / file, (json.dumps(found, indent=1) + "\n").encode())
