@@ -60,23 +60,26 @@ class Backwards:
     """The chain's reverse kernels, started from stored points: exact draws, annealed particles, a replay buffer.
 
     Attributes:
-        ends: Points z_T ``(n, dim)``, of which each trajectory takes one at random.
+        ends: Points z_T ``(n, ..., dim)``, of which each trajectory takes one at random; between n and dim the
+            proposal's axes, or what broadcasts to them: ``(n, dim)`` serves every datum.
     """
 
     ends: Tensor
 
     def __post_init__(self) -> None:
         """Refuse what is no list of points."""
-        if self.ends.dim() != 2 or len(self.ends) == 0:
-            raise ValueError(f"ends must be points (n, dim) with n >= 1, not of shape {tuple(self.ends.shape)}")
+        if self.ends.dim() < 2 or len(self.ends) == 0:
+            raise ValueError(f"ends must be points (n, ..., dim), n >= 1, not of shape {tuple(self.ends.shape)}")
 
     def __call__(self, chain: Chain, shape: Sequence[int], *, generator: Source = None) -> Sequence[Tensor]:
         """See :class:`Behaviour`."""
         like, _ = chain.proposal.sample(shape, generator=generator)
-        if like.shape[-1] != self.ends.shape[-1]:
-            raise ValueError(f"ends have {self.ends.shape[-1]} coordinates, the chain's points {like.shape[-1]}")
-        rows = torch.randint(len(self.ends), like.shape[:-1], generator=generator, device=self.ends.device)
-        return chain.sample_reverse(self.ends[rows], generator=generator).z
+        n, *axes = self.ends.shape
+        if axes[-1] != like.shape[-1] or len(axes) > like.dim():
+            raise ValueError(f"ends {tuple(self.ends.shape)} do not fit the chain's points {tuple(like.shape)}")
+        rows = torch.randint(n, (1, *like.shape[:-1], 1), generator=generator, device=self.ends.device)
+        ends = self.ends.reshape(n, *[1] * (like.dim() - len(axes)), *axes).expand(n, *like.shape)
+        return chain.sample_reverse(ends.gather(0, rows.expand(1, *like.shape))[0], generator=generator).z
 
 
 @dataclass
@@ -98,8 +101,7 @@ class _Fixed:
 def weigh(chain: Chain, z: Sequence[Tensor]) -> Trajectory:
     r"""Given points as a trajectory of a chain: their weight, with gradients to proposal and kernels alone.
 
-    Points and targets are constants. A model inside the path must learn from another objective: balance asks that
-    weights be equal, not that they be large.
+    Points and targets are constants: balance asks that weights be equal, not large, and is no objective for a model.
 
     Args:
         chain: Whose kernels have densities (:class:`avo_lib.kernels.DensityKernel`).
@@ -129,8 +131,8 @@ def weigh(chain: Chain, z: Sequence[Tensor]) -> Trajectory:
     for t, kernel in enumerate(chain.kernels, start=1):
         if not isinstance(kernel, DensityKernel):
             raise TypeError(f"kernel {t}, a {type(kernel).__name__}, has no log_ratio of two given points")
-        ratio = kernel.log_ratio(z[t - 1], z[t], chain.target(t), chain.context)
-        ratios.append(check_axes(f"kernel {t}", ratio, z[t]))
+        ratios.append(kernel.log_ratio(z[t - 1], z[t], chain.target(t), chain.context))
+        check_axes(f"kernel {t}", ratios[-1], z[t])
     log_q0 = check_axes("log_prob of the proposal", chain.proposal.log_prob(z[0]), z[0])
     return Trajectory(z, log_q0, tuple(ratios), _Fixed(chain.path, chain.path.alphas))
 
@@ -138,11 +140,10 @@ def weigh(chain: Chain, z: Sequence[Tensor]) -> Trajectory:
 def log_variance(log_w: Tensor, dim: int = 0) -> Tensor:
     r"""Minus half the variance of K log weights, :math:`-\frac{1}{2(K-1)}\sum_k (\log w_k - \overline{\log w})^2`.
 
-    The log-variance loss of Richter et al. 2020 (arXiv 2010.10436); it needs no constant, since the batch's own mean
-    is one.
+    The log-variance loss of Richter et al. 2020 (arXiv 2010.10436): the batch's own mean stands for log Z.
 
     Args:
-        log_w: Of trajectories that were weighed, in nats, any shape with K ≥ 2 along ``dim``.
+        log_w: Of given points, in nats, any shape with K ≥ 2 along ``dim``.
         dim: The axis of the K samples.
 
     Returns:

@@ -257,6 +257,17 @@ def test_behaviours_draw_what_they_say(generator):
     assert set(z.flatten().tolist()) == {1.0, 2.0, 5.0}
 
 
+def test_every_datum_takes_its_own_ends(generator):
+    ends = torch.tensor([[[1.0], [10.0]], [[2.0], [20.0]]])  # two points for each of two data
+    base = Gaussian(torch.zeros(2, 1), torch.ones(2, 1))
+    chain = Chain(base, [], GeometricPath(log_target, log_target, linear_alphas(0)))
+    (z,) = Backwards(ends)(chain, (500,), generator=generator)
+    assert z.shape == (500, 2, 1)
+    assert [set(column.tolist()) for column in z[..., 0].T] == [{1.0, 2.0}, {10.0, 20.0}]
+    (shared,) = Backwards(ends[:, :1])(chain, (500,), generator=generator)
+    assert set(shared.flatten().tolist()) == {1.0, 2.0}
+
+
 def test_widened_noise_is_carried_on(generator):
     """A kernel starts from the point that was moved: the noise of z_0 reaches z_1 through the mean of q_1."""
     z_0, z_1 = Widened(2.0)(one_kernel(Affine(torch.tensor(0.0), torch.tensor(0.0))), (100_000,), generator=generator)
@@ -316,7 +327,8 @@ def two_kernels() -> Chain:
         (lambda: Widened(float("nan")), "positive"),
         (lambda: Backwards(torch.zeros(3)), "points"),
         (lambda: Backwards(torch.zeros(0, 2)), "n >= 1"),
-        (lambda: Backwards(torch.zeros(4, 3))(two_kernels(), (), generator=None), "3 coordinates"),
+        (lambda: Backwards(torch.zeros(4, 3))(two_kernels(), (), generator=None), "do not fit"),
+        (lambda: Backwards(torch.zeros(4, 9, 5, 2))(two_kernels(), (), generator=None), "do not fit"),
         (lambda: LogVariance(1), "two samples"),
         (lambda: log_variance(torch.zeros(1, 4)), "two weights"),
         (lambda: weigh(two_kernels(), [torch.zeros(5, 2)]), "3 points"),
