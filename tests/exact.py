@@ -37,6 +37,9 @@ class Coupling:
         z_prev = mean + std * torch.randn(z.shape, generator=generator)
         return z_prev, log_normal(z_prev, mean, std) - log_normal(z, *self._there(z_prev))
 
+    def log_ratio(self, z_prev, z, log_f, context):
+        return log_normal(z_prev, *self._back(z)) - log_normal(z, *self._there(z_prev))
+
 
 def linear_gaussian_chain(T=6, m=3.0, s=0.4, log_c=1.7, rho=0.5) -> tuple[Chain, list[float]]:
     """From N(0, 1) to c N(m, s²) through exact couplings of neighbouring targets, with log Z_0 … log Z_T."""

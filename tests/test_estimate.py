@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from avo_lib.estimate import Estimate, log_mean, mean
+from avo_lib.estimate import Estimate, bennett, log_mean, mean
+from avo_lib.numerics import log_mean_exp
+from avo_lib.testing import assert_mean
 
 
 def test_a_negated_lower_bound_is_an_upper_bound():
@@ -77,3 +79,54 @@ def test_a_direction_can_be_given():
 def test_one_weight_has_no_standard_error():
     with pytest.raises(ValueError, match="two weights"):
         log_mean(torch.zeros(1))
+
+
+def crooks_pair(spread: float, log_z: float, shape: tuple[int, ...], generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forward and reverse log weights that obey Crooks' identity: Gaussians, spread²/2 below and above log Z."""
+    forward = log_z - spread**2 / 2 + spread * torch.randn(shape, generator=generator)
+    return forward, log_z + spread**2 / 2 + spread * torch.randn(shape, generator=generator)
+
+
+def test_bennett_is_exact_where_weights_do_not_vary():
+    found = bennett(torch.full((5,), 0.7), torch.full((3,), 0.7))
+    assert abs(found.value - 0.7) < 1e-9
+    assert found.stderr < 1e-6
+
+
+@pytest.mark.parametrize("few", [100, 400])
+def test_bennett_finds_log_z_and_knows_its_error(few, generator):
+    """400 repetitions: no bias beyond the second order, and a spread as predicted, with unequal sides too."""
+    forward, reverse = crooks_pair(2.0, 3.0, (400, 400), generator)
+    found = [bennett(f, r) for f, r in zip(forward[:, :few], reverse, strict=True)]
+    values = torch.tensor([one.value for one in found])
+    assert_mean(values, 3.0, resolution=0.01)
+    predicted = torch.tensor([one.stderr for one in found]).mean()
+    assert 0.85 < values.std() / predicted < 1.15  # four standard errors of a spread from 400
+
+
+def test_bennett_beats_either_side_alone(generator):
+    forward, reverse = crooks_pair(3.0, 3.0, (400, 400), generator)
+    below, above = log_mean_exp(forward, 1), -log_mean_exp(-reverse, 1)
+    values = torch.tensor([bennett(f, r).value for f, r in zip(forward, reverse, strict=True)])
+    error = {name: (one - 3.0).square().mean().sqrt().item() for name, one in zip("bfr", (values, below, above))}
+    assert error["b"] < 0.5 * min(error["f"], error["r"])
+
+
+def test_bennett_does_not_hang_on_names_or_units(generator):
+    """Turned round and negated the sides trade places; a constant moves the estimate."""
+    forward, reverse = crooks_pair(1.5, 0.0, (200,), generator)
+    found = bennett(forward[:50], reverse)
+    turned = bennett(-reverse, -forward[:50])
+    assert abs(found.value + turned.value) < 1e-9 and abs(found.stderr - turned.stderr) < 1e-9
+    assert abs(bennett(forward[:50] + 1e4, reverse + 1e4).value - found.value - 1e4) < 1e-6
+
+
+def test_bennett_without_overlap_says_that_it_knows_nothing():
+    found = bennett(torch.full((4,), -2000.0), torch.full((4,), 2000.0))
+    assert found.stderr > 1e6
+
+
+@pytest.mark.parametrize("sides", [(torch.zeros(0), torch.zeros(3)), (torch.zeros(3), torch.tensor([math.inf]))])
+def test_bennett_refuses_what_is_no_weight(sides):
+    with pytest.raises(ValueError, match="finite log weights"):
+        bennett(*sides)

@@ -7,7 +7,7 @@ import torch
 from torch.distributions.transforms import AffineTransform
 
 from avo_lib.chain import Gaussian
-from avo_lib.kernels import HMC, Flow, GatedKernel, Householder, autoregressive, tune_step_sizes
+from avo_lib.kernels import HMC, DensityKernel, Flow, GatedKernel, Householder, autoregressive, tune_step_sizes
 from avo_lib.kernels.gated import ConditionalLinear
 from avo_lib.numerics import log_normal
 from avo_lib.paths import GeometricPath, linear_alphas
@@ -75,6 +75,18 @@ def test_the_generator_is_the_only_noise(make):
     ]
     assert torch.equal(draws[0], draws[1]) and torch.equal(draws[2], draws[3])
     assert torch.equal(state, torch.get_rng_state())
+
+
+@every_kernel
+def test_a_kernel_with_densities_weighs_its_own_moves(make, generator):
+    kernel, features = make(), context((9,), generator)
+    if not isinstance(kernel, DensityKernel):
+        pytest.skip("has no density")
+    z = torch.randn(9, 2, generator=generator)
+    for move in (kernel.forward, kernel.reverse):
+        moved, log_ratio = move(z, SKEWED.log_density, features, generator=generator)
+        pair = (z, moved) if move == kernel.forward else (moved, z)
+        torch.testing.assert_close(kernel.log_ratio(*pair, SKEWED.log_density, features), log_ratio)
 
 
 @pytest.mark.parametrize("name", LEARNED)

@@ -56,8 +56,18 @@ class MetropolisKernel(Protocol):
         ...
 
 
+@runtime_checkable
+class DensityKernel(Protocol):
+    """A kernel with densities: it weighs a move that it did not draw, as off-policy training asks."""
+
+    def log_ratio(self, z_prev: Tensor, z: Tensor, log_f: LogDensity, context: Tensor | None) -> Tensor:
+        """Log r(z_prev | z) − log q(z | z_prev) of given points ``(..., dim)``, in nats, ``(...)``."""
+        ...
+
+
 __all__ = [
     "HMC",
+    "DensityKernel",
     "Flow",
     "GatedKernel",
     "Householder",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avo_lib.numerics import Noise, standard_normal, sum_last
+from avo_lib.numerics import Noise, log_normal, standard_normal, sum_last
 from avo_lib.paths import LogDensity
 
 STD_FLOOR = 1e-6
@@ -152,6 +152,10 @@ class GatedKernel(nn.Module):
         """Draw z_prev ~ r(z_prev | z); see :class:`avo_lib.kernels.Kernel`."""
         z_prev, log_ratio = self._move(self.r, self.q, z, context, generator)
         return z_prev, -log_ratio
+
+    def log_ratio(self, z_prev: Tensor, z: Tensor, log_f: LogDensity | None, context: Tensor | None) -> Tensor:
+        """Log r(z_prev | z) − log q(z | z_prev) of given points; see :class:`avo_lib.kernels.DensityKernel`."""
+        return log_normal(z_prev, *self.r(z, context)) - log_normal(z, *self.q(z_prev, context))
 
     @staticmethod
     def _move(
