@@ -102,12 +102,14 @@ def nested(chain: Chain, samples: int, particles: Stand = "weighted", *, generat
     for t, kernel in enumerate(chain.kernels, start=1):
         share = torch.full_like(log_w, 1 / samples) if particles == "equal" else log_w.softmax(0)
         moved, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
-        log_v = chain.target(t)(moved) - log_f.detach() + log_ratio
+        log_f_moved = chain.target(t)(moved)
+        log_v = log_f_moved - log_f.detach() + log_ratio
         gain = (share * log_v).sum(0)
         total = total + gain
         z, log_w = moved.detach(), log_w + log_v.detach()
-        log_f_here = chain.target(t)(z)  # its gradient reaches the path alone
+        log_f_here = log_f_moved.detach()
         if learns:
+            log_f_here = chain.target(t)(z)  # its gradient reaches the path alone
             score = share * (log_v - gain).detach() * log_f
             total = total + _without_value((score - log_w.softmax(0) * log_f_here).sum(0))
         log_f = log_f_here

@@ -124,7 +124,8 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
             else:
                 z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
                 log_w, rate = log_w + check_axes(f"kernel {t}", log_ratio, z), z.new_ones(())
-                z, log_w, *record = _resampled(z, log_w, chain.target(t), threshold, generator)
+                still = threshold if t < len(chain.kernels) else 0.0  # at the end copies would only lose points
+                z, log_w, *record = _resampled(z, log_w, chain.target(t), still, generator)
             steps.append((*record, rate.mean()))
         log_w = log_w + chain.target(len(chain.kernels))(z)
     empty = (log_w[:0], _themselves(log_w)[None][:0], log_w.new_ones(0))

@@ -27,6 +27,7 @@ ORDER = """
     collapse models gaps data checkpoint training
     experiments.mnist experiments.omniglot experiments.records experiments.results experiments.protocols
     experiments.campaign experiments.referee experiments.energies experiments.biased_noise
+    experiments.eight_modes
     experiments.inference experiments.commands experiments.command_line
     show.figures show.explore
     __main__
