@@ -1,5 +1,7 @@
 """Nested objectives: AVO where particles are equal, the gradient of an exact divergence where a path learns."""
 
+import math
+
 import pytest
 import torch
 from exact import linear_gaussian_chain
@@ -83,8 +85,11 @@ def test_exact_couplings_have_no_variance_and_their_path_no_slope(particles, gen
         assert slope.abs().max() < (1e-9 if particles == "weighted" else 1.0)
 
 
-def exact_slope(alpha: float) -> float:
-    """Of the sum of both divergences in the alpha between, by sums over a grid and automatic differentiation."""
+LOG_Z = 1.3 + math.log1p(math.exp(-1.5))
+
+
+def exact_divergence(alpha: float) -> tuple[float, float]:
+    """The sum of both divergences, and its slope in the alpha between: sums over a grid, automatic differentiation."""
     z = symmetric_axis(9.0, 601)
     cell = (z[1] - z[0]).item()
     middle = torch.tensor(alpha, requires_grad=True)
@@ -98,7 +103,7 @@ def exact_slope(alpha: float) -> float:
     for t in (1, 2):
         there = (pi[t - 1][:, None] + log_q).exp()
         total = total + cell**2 * (there * (pi[t - 1][:, None] + log_q - pi[t][None] - log_r)).sum()
-    return torch.autograd.grad(total, middle)[0].item()
+    return total.item(), torch.autograd.grad(total, middle)[0].item()
 
 
 @pytest.mark.parametrize("particles", ["weighted", "resampled"])
@@ -112,9 +117,11 @@ def test_a_learned_path_follows_the_exact_divergence(particles, alpha, generator
     chain = Chain(base(500), [Linear(), Linear()], path)
     value = nested(chain, 400, particles, generator=generator)
     (slope,) = torch.autograd.grad(-value.sum(), path.rises)
-    exact = alpha * (1 - alpha) * exact_slope(alpha)
+    divergence, exact = exact_divergence(alpha)
+    exact = alpha * (1 - alpha) * exact
     assert abs(exact) > 0.05
     assert_mean(slope[0], exact, resolution=0.01)
+    assert_mean(value.detach(), LOG_Z - divergence, resolution=0.004)
     torch.testing.assert_close(slope[1], -slope[0])
 
 

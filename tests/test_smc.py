@@ -142,6 +142,20 @@ def test_systematic_resampling_never_takes_a_particle_without_weight(u):
         assert systematic(log_w, torch.tensor(u)).tolist() == [place] * 5
 
 
+def test_rounding_gives_no_mark_to_a_last_particle_without_weight():
+    for K in range(2, 400):
+        log_w = torch.zeros(K)
+        log_w[-1] = -torch.inf
+        assert systematic(log_w, torch.tensor(1.0)).max() < K - 1
+
+
+def test_after_the_last_learned_move_nothing_is_copied(generator):
+    found = smc(skewed_chain(of_each_sort()["walk"], (50,)), 10, threshold=1.0, generator=generator)
+    themselves = torch.arange(10)[:, None]
+    assert bool((found.ancestors[-1] == themselves).all()) and bool((found.ancestors[-2] != themselves).any())
+    assert bool((found.log_w.std(0) > 0).all())
+
+
 def test_particles_outside_the_target_die_and_a_lost_population_says_so(generator):
     base = Gaussian(torch.zeros(1), torch.ones(1))
 
