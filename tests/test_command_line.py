@@ -110,6 +110,7 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
         (["evaluate", "--experiment", "report", "--method", "vae", "--samples", str(10**15)], "not enough memory: ask"),
         (["evaluate", "--experiment", "report", "--method", "vae", "--samples", str(10**21)], "not enough memory: ask"),
         (["ring", "--seeds", str(10**15), "--updates", "1", "--results", "."], "not enough memory: ask for fewer"),
+        (["modes", "--seeds", str(10**15), "--updates", "1", "--results", "."], "not enough memory: ask for"),
         (["ring", "--seeds", str(10**21), "--updates", "1", "--results", "."], "not enough memory: ask for fewer"),
         (["show", "--results", "."], "make one with: python -m avo_lib run --experiment report --method vae"),
     ],
@@ -153,7 +154,9 @@ def test_a_terminal_without_the_letters_gets_question_marks(encoding, tmp_path):
     assert shown.returncode == 0 and b"train ?ELBO" in shown.stdout, shown.stderr.decode()
 
 
-@pytest.mark.parametrize("command", ["run", "sweep", "evaluate", "referee", "energies", "ring", "show", "list"])
+@pytest.mark.parametrize(
+    "command", ["run", "sweep", "evaluate", "referee", "energies", "ring", "modes", "show", "list"]
+)
 def test_every_command_has_help(command, call):
     status, out, _ = call(command, "--help")
     assert status == 0 and f"python -m avo_lib {command}" in out

@@ -1,4 +1,4 @@
-"""The command line: ``python -m avo_lib run|sweep|evaluate|referee|gaps|energies|ring|show|list``."""
+"""The command line: ``python -m avo_lib run|sweep|evaluate|referee|gaps|energies|ring|modes|show|list``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def main() -> None:
         "gaps": commands.gaps,
         "energies": commands.energies,
         "ring": commands.ring,
+        "modes": commands.modes,
         "show": commands.show,
         "list": commands.list_experiments,
     }

@@ -11,7 +11,9 @@ import torch
 import tyro
 
 from avo_lib.experiments import biased_noise, campaign
+from avo_lib.experiments import eight_modes as eight
 from avo_lib.experiments import energies as fits
+from avo_lib.experiments.eight_modes import EightConfig
 from avo_lib.experiments.inference import inference_gaps
 from avo_lib.experiments.protocols import EXPERIMENTS, find
 from avo_lib.experiments.referee import RefereeConfig
@@ -193,6 +195,24 @@ def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, th
         for std in config.stds:
             kl = [row["model_kl"] for row in rows if row["std"] == std]
             print(f"{config.method:5} lr {config.lr:<5g} std {std:<4} KL {sum(kl) / len(kl):.3f}", flush=True)
+
+
+def modes(
+    updates: int = EightConfig.updates, seeds: int = EightConfig.seeds, results: Path = RESULTS, threads: int = 1
+) -> None:
+    """Bring a Gaussian to eight modes with AVO and along learned paths, and print log Z; finished fits are skipped.
+
+    Args:
+        updates: Steps of Adam in each fit.
+        seeds: Chains trained side by side in each fit.
+        results: Folder of the results; they go to ``toys/eight_modes`` in it.
+        threads: Threads of torch.
+    """
+    _prepare(threads)
+    for config in eight.CONFIGS:
+        rows = eight.run(replace(config, updates=updates, seeds=seeds), results)["copies"]
+        log_z = sum(row["log_z"] for row in rows) / len(rows)
+        print(f"{config.name:20} log Z {log_z:.3f} of {eight.LOG_Z:.3f}", flush=True)
 
 
 def show(results: Path = RESULTS) -> None:

@@ -1,0 +1,250 @@
+r"""Sequential Monte Carlo: a chain whose particles are resampled on the way, and stations chosen by their overlap.
+
+Annealed importance sampling sends K particles along a path and lets each carry its weight to the end. A sequential
+Monte Carlo sampler (Del Moral et al. 2006, arXiv cond-mat/0212648) resamples them whenever few carry most of the
+weight: heavy ones are copied, light ones dropped, and all go on with equal weights. Between two resamplings the weights
+multiply as ever; their means multiply to an estimate of Z_T that is unbiased whatever the kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from avo_lib import estimate
+from avo_lib.chain import Chain, Proposal
+from avo_lib.estimate import Estimate
+from avo_lib.kernels import Kernel, MetropolisKernel
+from avo_lib.numerics import Noise, check_axes, effective_sample_size, log_mean_exp, standard_normal
+from avo_lib.paths import GeometricPath, LogDensity
+
+MAX_STEPS, HALVINGS = 10_000, 50  # of a path; of an interval of alpha, which are the digits of double precision
+
+
+@dataclass(frozen=True)
+class Particles:
+    """What :func:`smc` returns.
+
+    Attributes:
+        log_z: The estimate of log Z_T in nats, a lower bound: the mean of the estimate of Z_T is Z_T. With further axes
+            it is the mean over them, with their standard error; without, its standard error comes from the families of
+            common ancestors (Chan & Lai 2013, arXiv 1312.5114), which holds while many families are left.
+        z: The last points, ``(K, ..., dim)``.
+        log_w: Their log weights in nats, ``(K, ...)``; the log of the mean is the estimate of log Z_T.
+        ess: Effective sample size when the weights of step t had come in, before any resampling, ``(T, ...)``.
+        ancestors: Particle i of step t continues particle ``ancestors[t - 1, i]`` of step t − 1, ``(T, K, ...)``.
+        acceptance: Mean acceptance probability at each kernel, ``(T,)``; 1 if it never rejects.
+    """
+
+    log_z: Estimate
+    z: Tensor
+    log_w: Tensor
+    ess: Tensor
+    ancestors: Tensor
+    acceptance: Tensor
+
+    @property
+    def founders(self) -> Tensor:
+        """The first ancestor z_0 of each last particle, ``(K, ...)``."""
+        return _founders(_themselves(self.log_w), self.ancestors)
+
+
+def _themselves(log_w: Tensor) -> Tensor:
+    return torch.ones_like(log_w, dtype=torch.long).cumsum(0) - 1
+
+
+def _founders(line: Tensor, ancestors: Tensor) -> Tensor:
+    return reduce(lambda line, parents: parents.gather(0, line), ancestors.flip(0), line)
+
+
+def systematic(log_w: Tensor, u: Tensor) -> Tensor:
+    r"""Systematic resampling: particle k has :math:`K W_k` children, rounded up or down, and on average exactly.
+
+    Args:
+        log_w: Log weights in nats, ``(K, ...)``.
+        u: One uniform number from 0 to 1 for all K, ``(...)``.
+
+    Returns:
+        The parent of each child, ``(K, ...)``, in rising order.
+
+    >>> weights = torch.tensor([0.5, 0.0, 0.25, 0.25])
+    >>> systematic(weights.log(), torch.tensor(0.3)).tolist()
+    [0, 0, 2, 3]
+    """
+    K = len(log_w)
+    share = log_w.double().softmax(0).movedim(0, -1).cumsum(-1)
+    # A sum that rounds to less than one would leave its last marks to a particle without weight.
+    share = share / share[..., -1:]
+    marks = (torch.arange(K, device=log_w.device) + u[..., None].double()) / K
+    parents = torch.searchsorted(share.contiguous(), marks.clamp(max=1 - 1e-15).contiguous(), right=True)
+    return parents.clamp(max=K - 1).movedim(-1, 0)
+
+
+def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise = None) -> Particles:
+    r"""A sequential Monte Carlo sampler: log Z_T from below (Del Moral et al. 2006, arXiv cond-mat/0212648).
+
+    With kernels that leave f_t invariant the increment :math:`f_t(z_{t-1})/f_{t-1}(z_{t-1})` is known before the move,
+    and particles are resampled before it, so that copies part at once; any other kernel is weighed after its move. A
+    threshold of 0 is :func:`avo_lib.evaluation.ais`, number by number. Against it a step costs one call of f_t more.
+
+    Args:
+        chain: With MCMC kernels of fixed step size, or any others.
+        samples: The number K of particles; each of the proposal's further axes is a population of its own.
+        threshold: Resample where the effective sample size is below this share of K; 1 is at every step.
+        generator: Source of the noise.
+
+    Returns:
+        The bound, the last particles, and how they came there.
+
+    Raises:
+        ValueError: If the threshold is no share, or fewer than two particles are asked for.
+
+    >>> from avo_lib import HMC, Gaussian, GeometricPath, linear_alphas
+    >>> base = Gaussian(torch.zeros(1), torch.ones(1))
+    >>> path = GeometricPath(base.log_prob, lambda z: base.log_prob(z - 3.0), linear_alphas(10))
+    >>> found = smc(Chain(base, [HMC(0.5)] * 10, path), 1000, generator=torch.Generator().manual_seed(0))
+    >>> abs(found.log_z.value) < 5 * found.log_z.stderr < 0.5
+    True
+    """
+    if not 0 <= threshold <= 1 or samples < 2:
+        raise ValueError(f"need 0 <= threshold <= 1 and at least two samples, got {threshold} and {samples}")
+    steps: list[tuple[Tensor, ...]] = []
+    with torch.no_grad():
+        z, log_q0 = chain.proposal.sample((samples,), generator=generator)
+        log_w = -check_axes("the proposal", log_q0, z)  # without the last target, which is added where it is needed
+        for t, kernel in enumerate(chain.kernels, start=1):
+            if isinstance(kernel, MetropolisKernel):
+                z, log_w, *record = _resampled(z, log_w, chain.target(t), threshold, generator)
+                z, log_ratio, rate = kernel.transition(z, chain.target(t), generator=generator)
+                log_w = log_w + check_axes(f"kernel {t}", log_ratio, z)
+            else:
+                z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
+                log_w, rate = log_w + check_axes(f"kernel {t}", log_ratio, z), z.new_ones(())
+                still = threshold if t < len(chain.kernels) else 0.0  # at the end copies would only lose points
+                z, log_w, *record = _resampled(z, log_w, chain.target(t), still, generator)
+            steps.append((*record, rate.mean()))
+        log_w = log_w + chain.target(len(chain.kernels))(z)
+    empty = (log_w[:0], _themselves(log_w)[None][:0], log_w.new_ones(0))
+    ess, ancestors, acceptance = map(torch.stack, zip(*steps, strict=True)) if steps else empty
+    log_z = estimate.log_mean(log_w)
+    if log_w[0].numel() == 1:  # the independent draws are the K founders, each with the weight of its family
+        relative = (log_w - log_z.value).exp().flatten()
+        families = torch.zeros_like(relative).index_add(0, _founders(_themselves(log_w), ancestors).flatten(), relative)
+        log_z = replace(log_z, stderr=families.std().item() / math.sqrt(samples))
+    return Particles(log_z, z, log_w, ess, ancestors, acceptance)
+
+
+def _resampled(
+    z: Tensor, log_w: Tensor, log_density: LogDensity, threshold: float, generator: Noise
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Points and weights (without f) after resampling where too few carry weight; before it the ESS; the parents."""
+    log_f = log_density(z)
+    whole, parents = log_w + log_f, _themselves(log_w)
+    ess = effective_sample_size(whole)
+    if threshold:
+        u = torch.special.ndtr(standard_normal(z[0, ..., :1], generator)[..., 0])
+        few = ess < threshold * len(z)
+        parents = torch.where(few, systematic(whole, u), parents)
+        z = z.gather(0, parents[..., None].expand(z.shape))
+        log_w = torch.where(few, log_mean_exp(whole) - log_f.gather(0, parents), log_w)
+    return z, log_w, ess, parents
+
+
+def _with_error_of_families(found: Particles) -> Particles:
+    """Particles of one family share their past: the independent draws are the K founders with all their weight."""
+    relative = (found.log_w - found.log_z.value).exp().flatten()
+    families = torch.zeros_like(relative).index_add(0, found.founders.flatten(), relative)
+    error = families.std().item() / math.sqrt(len(families))
+    log_z = Estimate(found.log_z.value, error, found.log_z.kind)
+    return Particles(log_z, found.z, found.log_w, found.ess, found.ancestors, found.acceptance)
+
+
+def conditional_ess(log_w: Tensor, log_v: Tensor, dim: int = 0) -> Tensor:
+    r"""How many of K weighted particles an increment leaves, :math:`K(\sum_k W_k v_k)^2 / \sum_k W_k v_k^2`.
+
+    With equal increments it is K, however unequal the weights so far; with equal weights it is the effective sample
+    size of v (Zhou, Johansen & Aston 2016, arXiv 1303.3123).
+
+    Args:
+        log_w: Log weights in nats, any shape with K along ``dim``.
+        log_v: Log increments in nats, of the same shape.
+        dim: The axis of the K samples.
+
+    Returns:
+        ``log_w`` without ``dim``; a number of samples, not a share.
+
+    >>> round(conditional_ess(torch.tensor([0.0, -9.0]), torch.tensor([1.0, 1.0])).item(), 3)
+    2.0
+    """
+    log_share = log_w.double().log_softmax(dim)
+    first, second = ((log_share + power * log_v.double()).logsumexp(dim) for power in (1, 2))
+    return log_w.shape[dim] * (2 * first - second).exp()
+
+
+def adaptive_alphas(
+    base: Proposal,
+    log_fT: LogDensity,
+    kernel: Kernel,
+    samples: int,
+    *,
+    share: float = 0.9,
+    threshold: float = 0.5,
+    generator: Noise = None,
+) -> Tensor:
+    """Stations of a geometric path from a pilot run, each as far on as the conditional ESS allows (arXiv 1303.3123).
+
+    Only the alphas are returned: an estimate from particles that chose their own stations is not unbiased. Run
+    :func:`smc` anew on the path.
+
+    Args:
+        base: Where the path starts, normalised.
+        log_fT: Where it ends.
+        kernel: Moves the pilot's particles at every station; it should leave its target invariant.
+        samples: The pilot's particles.
+        share: Share of the particles that a step must leave, by :func:`conditional_ess`.
+        threshold: The pilot resamples where the effective sample size is below this share.
+        generator: Source of the noise.
+
+    Returns:
+        Alphas ``(T + 1,)`` from 0 to 1; T follows from the share.
+
+    Raises:
+        ValueError: If ``share`` or ``threshold`` is impossible, if the base has further axes, or after 10,000 steps.
+
+    >>> from avo_lib import HMC, Gaussian
+    >>> base, noise = Gaussian(torch.zeros(1), torch.ones(1)), torch.Generator().manual_seed(0)
+    >>> len(adaptive_alphas(base, lambda z: base.log_prob(z - 3.0), HMC(0.5), 1000, generator=noise)) - 1
+    10
+    """
+    if not (0 < share < 1 and 0 <= threshold <= 1 and samples >= 2):
+        raise ValueError(f"need shares 0 < share < 1 and 0 <= threshold <= 1, not {share} and {threshold}, and samples")
+    with torch.no_grad():
+        z, log_q = base.sample((samples,), generator=generator)
+        if z.dim() != 2:
+            raise ValueError(f"one population chooses the stations: a base of shape (dim,), not {tuple(z.shape[1:])}")
+        log_w, alphas = torch.zeros_like(log_q), [0.0]
+        while alphas[-1] < 1 and len(alphas) <= MAX_STEPS:
+            slope = check_axes("log_fT", log_fT(z), z) - base.log_prob(z)
+            low, high = alphas[-1], 1.0
+
+            def enough(alpha: float) -> bool:
+                return bool(conditional_ess(log_w, (alpha - alphas[-1]) * slope) >= share * samples)  # noqa: B023
+
+            for _ in range(0 if enough(1.0) else HALVINGS):
+                middle = (low + high) / 2
+                low, high = (middle, high) if enough(middle) else (low, middle)
+            # The upper end: where f_T vanishes at many points no step is small enough, and yet one must be made.
+            log_w = log_w + (high - alphas[-1]) * slope
+            alphas.append(high)
+            if effective_sample_size(log_w) < threshold * samples:
+                u = torch.special.ndtr(standard_normal(z[0, :1], generator)[..., 0])
+                z, log_w = z[systematic(log_w, u)], torch.zeros_like(log_w)
+            station = GeometricPath(base.log_prob, log_fT, [0.0, high, 1.0])
+            z, _ = kernel.forward(z, lambda z: station.log_density(1, z), None, generator=generator)  # noqa: B023
+    if alphas[-1] < 1:
+        raise ValueError(f"{MAX_STEPS} steps lead to alpha = {alphas[-1]:.3g} alone: ask for a smaller share")
+    return torch.tensor(alphas, dtype=z.dtype)
