@@ -154,15 +154,6 @@ def _resampled(
     return z, log_w, ess, parents
 
 
-def _with_error_of_families(found: Particles) -> Particles:
-    """Particles of one family share their past: the independent draws are the K founders with all their weight."""
-    relative = (found.log_w - found.log_z.value).exp().flatten()
-    families = torch.zeros_like(relative).index_add(0, found.founders.flatten(), relative)
-    error = families.std().item() / math.sqrt(len(families))
-    log_z = Estimate(found.log_z.value, error, found.log_z.kind)
-    return Particles(log_z, found.z, found.log_w, found.ess, found.ancestors, found.acceptance)
-
-
 def conditional_ess(log_w: Tensor, log_v: Tensor, dim: int = 0) -> Tensor:
     r"""How many of K weighted particles an increment leaves, :math:`K(\sum_k W_k v_k)^2 / \sum_k W_k v_k^2`.
 
