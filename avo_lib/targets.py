@@ -20,22 +20,24 @@ TINY = 1e-30  # under a root: its slope at 0 is infinite
 
 @dataclass(frozen=True)
 class Target:
-    """An unnormalised density on the plane with its exact log Z.
+    """An unnormalised density, here on the plane unless ``dim`` says otherwise, with its exact log Z.
 
     Attributes:
         name: For titles and messages.
-        log_density: Log f in nats, ``(..., 2)`` to ``(...)``.
+        log_density: Log f in nats, ``(..., dim)`` to ``(...)``.
         log_z: Log of the integral of f, in nats.
-        sampler: Draws ``(n, 2)`` exact samples, where a sampler exists.
+        sampler: Draws ``(n, dim)`` exact samples, where a sampler exists.
+        dim: Number of coordinates.
     """
 
     name: str
     log_density: Callable[[Tensor], Tensor]
     log_z: float
     sampler: Callable[[int, torch.Generator | None], Tensor] | None = None
+    dim: int = 2
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws ``(n, 2)``.
+        """Exact draws ``(n, dim)``.
 
         Raises:
             ValueError: If this target has no exact sampler.

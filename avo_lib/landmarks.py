@@ -1,0 +1,113 @@
+"""Targets that papers on annealed samplers compare themselves on, with exact log Z and exact draws.
+
+Their names mean different things in different papers; each function says which version it is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from avo_lib.numerics import log_normal, sum_last, symmetric_axis
+from avo_lib.targets import GaussianMixture, Target
+
+
+def ring_of_gaussians(modes: int = 8, radius: float = 10.0, variance: float = 0.5) -> Target:
+    """A sum of normalised Gaussians on a circle, so that Z is their number (Zimmermann et al. 2021, arXiv 2106.11302).
+
+    Args:
+        modes: How many, at equal distances; the first lies on the positive z1 axis.
+        radius: Of the circle.
+        variance: Of each along each axis.
+
+    Raises:
+        ValueError: If there is no mode, or a length is not positive.
+
+    >>> round(ring_of_gaussians().log_z, 4)  # log 8
+    2.0794
+    """
+    if modes < 1 or min(radius, variance) <= 0:
+        raise ValueError(f"need at least one mode, and positive lengths, not {modes}, {radius} and {variance}")
+    angles = [2 * math.pi * i / modes for i in range(modes)]
+    means = tuple((radius * math.cos(angle), radius * math.sin(angle)) for angle in angles)
+    mixture, log_z = GaussianMixture((1 / modes,) * modes, means, math.sqrt(variance)), math.log(modes)
+    name = f"ring of {modes} Gaussians"
+    return Target(name, lambda z: mixture.log_density(z) + log_z, log_z, lambda n, g: mixture.sample(n, generator=g))
+
+
+def funnel(dim: int = 10, std: float = 3.0) -> Target:
+    r"""Neal's funnel, normalised: :math:`v \sim N(0, s^2)` first, then :math:`x_i \sim N(0, e^v)` (Neal 2003).
+
+    Papers differ in s: 3 in Neal's and here, 1 in others.
+
+    Args:
+        dim: v and the x together, at least 2.
+        std: s, positive.
+
+    Raises:
+        ValueError: If there is no x, or s is not positive.
+
+    >>> funnel().log_z, funnel().sample(5).shape
+    (0.0, torch.Size([5, 10]))
+    """
+    if dim < 2 or std <= 0:
+        raise ValueError(f"a funnel needs at least two coordinates and a positive std, not {dim} and {std}")
+
+    def log_density(z: Tensor) -> Tensor:
+        v, x = z[..., :1], z[..., 1:]
+        return log_normal(v, 0.0, std) + log_normal(x, 0.0, (0.5 * v).exp())
+
+    def sampler(n: int, generator: torch.Generator | None) -> Tensor:
+        noise = torch.randn(n, dim, generator=generator)
+        v = std * noise[:, :1]
+        return torch.cat([v, (0.5 * v).exp() * noise[:, 1:]], -1)
+
+    return Target(f"funnel of sd {std:g}", log_density, 0.0, sampler, dim)
+
+
+def _well(x: Tensor) -> Tensor:
+    return 0.5 * x + 6 * x.square() - x.pow(4)
+
+
+def many_well(dim: int = 6) -> Target:
+    """Pairs of a double well :math:`e^{x/2 + 6x^2 - x^4}` and a Gaussian :math:`e^{-y^2/2}`, ``dim / 2`` of them.
+
+    Each pair has two modes, near x = −1.7 and x = 1.8, of which the right one holds 84 % of the mass: with 6
+    coordinates there are 8 modes (Noé et al. 2019; Midgley et al. 2023, arXiv 2208.01893). The draws of x come from a
+    table of 16,001 points of its distribution function, between which it is linear.
+
+    Args:
+        dim: Twice the number of pairs.
+
+    Raises:
+        ValueError: If it is odd or less than 2.
+
+    >>> round(many_well().log_z, 4), round(many_well(32).log_z, 4)
+    (30.8804, 164.6957)
+    """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"a many-well has pairs of coordinates, an even number of them, not {dim}")
+    axis = symmetric_axis(4.0, 16_001, dtype=torch.float64)
+    log_z_well = (_well(axis).logsumexp(0) + (axis[1] - axis[0]).log()).item()
+    below = _well(axis).softmax(0).cumsum(0)
+
+    def log_density(z: Tensor) -> Tensor:
+        x, y = z[..., 0::2], z[..., 1::2]
+        return sum_last(_well(x) - 0.5 * y.square())
+
+    def sampler(n: int, generator: torch.Generator | None) -> Tensor:
+        u = torch.rand(n, dim // 2, generator=generator, dtype=torch.float64)
+        right = torch.searchsorted(below, u).clamp(1, len(axis) - 1)
+        share = (u - below[right - 1]) / (below[right] - below[right - 1])
+        x = torch.lerp(axis[right - 1], axis[right], share).to(torch.get_default_dtype())
+        y = torch.randn(n, dim // 2, generator=generator)
+        return torch.stack([x, y], -1).flatten(-2)
+
+    log_z = dim / 2 * (log_z_well + 0.5 * math.log(2 * math.pi))
+    return Target(f"many-well of {dim} dimensions", log_density, log_z, sampler, dim)
+
+
+LANDMARKS = {"ring": ring_of_gaussians, "funnel": funnel, "many-well": many_well}
+"""The three, by the names that experiments call them."""

@@ -1,0 +1,79 @@
+"""Landmarks: exact log Z against quadrature, exact draws against their densities, and what is refused."""
+
+import math
+
+import pytest
+import torch
+
+from avo_lib.landmarks import LANDMARKS, funnel, many_well, ring_of_gaussians
+from avo_lib.numerics import quadrature_log_z
+from avo_lib.testing import assert_mean
+
+
+@pytest.mark.parametrize("name", LANDMARKS)
+def test_names_shapes_and_leading_axes(name, generator):
+    target = LANDMARKS[name]()
+    z = target.sample(12, generator=generator)
+    assert z.shape == (12, target.dim) and z.dtype == torch.float64
+    assert torch.equal(z, target.sample(12, generator=generator)) is False
+    torch.testing.assert_close(target.log_density(z.reshape(3, 4, -1)), target.log_density(z).reshape(3, 4))
+
+
+def test_log_z_against_quadrature():
+    assert quadrature_log_z(ring_of_gaussians().log_density) == pytest.approx(math.log(8), abs=1e-9)
+    assert quadrature_log_z(ring_of_gaussians(5, 3.0, 0.2).log_density) == pytest.approx(math.log(5), abs=1e-9)
+    assert quadrature_log_z(many_well(2).log_density) == pytest.approx(many_well(2).log_z, abs=1e-9)
+    assert many_well(6).log_z == pytest.approx(3 * many_well(2).log_z)
+    # A narrow funnel, which a grid resolves: for a wide one its neck is too thin and its mouth too far.
+    assert quadrature_log_z(funnel(2, 0.5).log_density) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_funnel_by_hand():
+    z = torch.tensor([[-1.2, 0.3, 0.5], [2.0, -4.0, 1.0]])
+    for v, x1, x2 in z.tolist():
+        normal = lambda x, s: -0.5 * (x / s) ** 2 - math.log(s * math.sqrt(2 * math.pi))  # noqa: E731
+        by_hand = normal(v, 3.0) + normal(x1, math.exp(v / 2)) + normal(x2, math.exp(v / 2))
+        assert funnel(3).log_density(torch.tensor([v, x1, x2])).item() == pytest.approx(by_hand)
+
+
+def test_draws_of_the_funnel(generator):
+    """E v² = 9; given v, x² e^{−v} has mean 1, and does not depend on v."""
+    z = funnel().sample(200_000, generator=generator)
+    v, x = z[:, :1], z[:, 1:]
+    assert_mean(v, 0.0, resolution=0.01)
+    assert_mean(v.square(), 9.0, resolution=0.05)
+    assert_mean(x.square() * (-v).exp(), 1.0, resolution=0.01)
+    assert_mean((x.square() * (-v).exp() - 1) * v, 0.0, resolution=0.02)
+
+
+def test_draws_of_the_ring(generator):
+    z = ring_of_gaussians(3, 4.0, 0.3).sample(200_000, generator=generator)
+    assert_mean(z, 0.0, resolution=0.01)
+    assert_mean(z.square().sum(-1), 16 + 2 * 0.3, resolution=0.02)
+    assert_mean((z[:, 0] > 2).double(), 1 / 3 * 0.99987, resolution=0.002)  # 2 is 3.65 deviations inside the first
+    assert_mean(z[:, 0] ** 3, 16.0, resolution=0.1)  # a third of 64 − 2 · 8, as spread adds nothing for centred means
+
+
+def test_draws_of_the_many_well(generator):
+    """Moments of x by quadrature, the right well's share, and Gaussian partners."""
+    z = many_well().sample(200_000, generator=generator)
+    x, y = z[:, 0::2], z[:, 1::2]
+    axis = torch.linspace(-4, 4, 8001)
+    weight = (0.5 * axis + 6 * axis.square() - axis**4).softmax(0)
+    for power in (1, 2, 3):
+        assert_mean(x**power, (weight * axis**power).sum(), resolution=0.02)
+    assert_mean((x > 0).double(), 0.8443, resolution=0.001)
+    assert_mean(y.square(), 1.0, resolution=0.01)
+    assert_mean(x[:, :1] * y, 0.0, resolution=0.01)
+    assert_mean((x[:, 0] > 0).double() * (x[:, 1] > 0).double(), 0.8443**2, resolution=0.002)
+
+
+def test_what_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="at least one mode"):
+        ring_of_gaussians(0)
+    with pytest.raises(ValueError, match="positive lengths"):
+        ring_of_gaussians(8, 10.0, 0.0)
+    with pytest.raises(ValueError, match="at least two coordinates"):
+        funnel(1)
+    with pytest.raises(ValueError, match="pairs of coordinates"):
+        many_well(5)
