@@ -7,7 +7,20 @@ import torch
 from torch.distributions.transforms import AffineTransform
 
 from avo_lib.chain import Gaussian
-from avo_lib.kernels import HMC, DensityKernel, Flow, GatedKernel, Householder, autoregressive, tune_step_sizes
+from avo_lib.kernels import (
+    HMC,
+    Controlled,
+    DensityKernel,
+    Drift,
+    Flow,
+    GatedKernel,
+    Householder,
+    Langevin,
+    LearnedReverse,
+    Underdamped,
+    autoregressive,
+    tune_step_sizes,
+)
 from avo_lib.kernels.gated import ConditionalLinear
 from avo_lib.numerics import log_normal
 from avo_lib.paths import GeometricPath, linear_alphas
@@ -16,6 +29,17 @@ from avo_lib.testing import assert_mean
 
 SKEWED = GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.0, -0.3)), 0.8)
 FEATURES = 3
+
+
+def steered() -> Drift:
+    """A drift that is not zero any more."""
+    drift = Drift(2, 8)
+    with torch.no_grad():
+        drift.last.scale.fill_(0.5)
+        drift.last.shift.fill_(0.2)
+    return drift
+
+
 KERNELS = {
     "gated": lambda: GatedKernel(2, 8, std_init=0.4, gate_bias=-4),
     "gated, concatenated context": lambda: GatedKernel(2, 8, context_dim=FEATURES, std_init=0.4, gate_bias=-4),
@@ -27,6 +51,10 @@ KERNELS = {
     "autoregressive": lambda: autoregressive(2, 8),
     "autoregressive, reversed, with context": lambda: autoregressive(2, 8, context_dim=FEATURES, reverse=True),
     "a transform of torch": lambda: Flow(AffineTransform(0.3, torch.tensor([0.8, 1.2]))),
+    "langevin": lambda: Langevin(0.3),
+    "controlled": lambda: Controlled(0.3, steered(), (0.5, 0.75)),
+    "learned reverse": lambda: LearnedReverse(0.3, steered(), (0.5, 0.75)),
+    "underdamped": lambda: Underdamped(0.6, 0.7),
     "hmc": lambda: HMC(0.5, 3),
     "hmc with a step far too long": lambda: HMC(3.0, 3),
 }
@@ -92,7 +120,8 @@ def test_a_kernel_with_densities_weighs_its_own_moves(make, generator):
 @pytest.mark.parametrize("name", LEARNED)
 def test_every_parameter_learns(name, generator):
     kernel = KERNELS[name]()
-    z, log_ratio = kernel(torch.randn(9, 2, generator=generator), None, context((9,), generator), generator=generator)
+    z = torch.randn(9, 2, generator=generator)
+    z, log_ratio = kernel(z, SKEWED.log_density, context((9,), generator), generator=generator)
     (log_ratio + SKEWED.log_density(z)).sum().backward()
     for label, parameter in kernel.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, label

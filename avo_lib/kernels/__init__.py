@@ -12,10 +12,13 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from avo_lib.kernels.controlled import Controlled, Drift, LearnedReverse
 from avo_lib.kernels.flow import Flow, autoregressive
 from avo_lib.kernels.gated import GatedKernel
 from avo_lib.kernels.hamiltonian import HMC, tune_step_sizes
 from avo_lib.kernels.householder import Householder
+from avo_lib.kernels.langevin import Langevin
+from avo_lib.kernels.underdamped import Underdamped
 from avo_lib.numerics import Noise
 from avo_lib.paths import LogDensity
 
@@ -67,12 +70,17 @@ class DensityKernel(Protocol):
 
 __all__ = [
     "HMC",
+    "Controlled",
     "DensityKernel",
+    "Drift",
     "Flow",
     "GatedKernel",
     "Householder",
     "Kernel",
+    "Langevin",
+    "LearnedReverse",
     "MetropolisKernel",
+    "Underdamped",
     "autoregressive",
     "tune_step_sizes",
 ]

@@ -13,14 +13,16 @@ from avo_lib.numerics import Noise, standard_normal, sum_last
 from avo_lib.paths import LogDensity, Path
 
 
-def _value_and_gradient(log_f: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_gradient(log_f: LogDensity, z: Tensor, *, attached: bool = False) -> tuple[Tensor, Tensor]:
+    """Log f in nats ``(...)`` and its gradient ``(..., dim)``; attached, both pass gradients to z and into log f."""
     with torch.enable_grad():
-        z = z.detach().requires_grad_()
+        if not (attached and z.requires_grad):
+            z = z.detach().requires_grad_()
         value = log_f(z)
         if not value.requires_grad:  # flat wherever it does not vanish
             return value, torch.zeros_like(z)
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-    return value.detach(), gradient
+        (gradient,) = torch.autograd.grad(value.sum(), z, create_graph=attached, materialize_grads=True)
+    return value if attached else value.detach(), gradient
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,14 @@ class HMC:
                 "HMC passes no gradient on to what comes before it: train without it, sample under torch.no_grad(), or "
                 "detach its first points"
             )
-        log_f_old, gradient = _value_and_gradient(log_f, z)
+        log_f_old, gradient = value_and_gradient(log_f, z)
         momentum = standard_normal(z, generator)
         kinetic_old = 0.5 * sum_last(momentum.square())
         proposal, log_f_new = z.detach(), log_f_old
         for _ in range(self.leapfrog_steps):
             momentum = momentum + 0.5 * self.step_size * gradient
             proposal = proposal + self.step_size * momentum
-            log_f_new, gradient = _value_and_gradient(log_f, proposal)
+            log_f_new, gradient = value_and_gradient(log_f, proposal)
             momentum = momentum + 0.5 * self.step_size * gradient
         log_accept = log_f_new - log_f_old + kinetic_old - 0.5 * sum_last(momentum.square())
         log_accept = log_accept.masked_fill(log_f_new == torch.inf, torch.nan)

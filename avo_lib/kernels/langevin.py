@@ -1,0 +1,92 @@
+"""Unadjusted Langevin dynamics as a pair of kernels: what no test corrects, the weight does."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from avo_lib.kernels.hamiltonian import value_and_gradient
+from avo_lib.numerics import Noise, standard_normal, sum_last, traced
+from avo_lib.paths import LogDensity
+
+
+class Langevin(nn.Module):
+    r"""One step of unadjusted Langevin, with the same step as its reverse (Thin et al. 2021, arXiv 2106.15921).
+
+    .. math::
+        q:\ z = z_{prev} + \tau \nabla\log f(z_{prev}) + \sqrt{2\tau}\,\xi, \qquad
+        r:\ z_{prev} = z + \tau \nabla\log f(z) + \sqrt{2\tau}\,\xi'
+
+    As no move is rejected, gradients pass through the step: by maximising E log w a chain learns its step sizes, and
+    also what its targets are made of. It takes two gradients of log f.
+
+    Args:
+        step_size: Tau at the start, positive; it learns, on a logarithmic scale.
+        clip: Drifts that are longer are shortened to this length. As q and r both do so, the weight stays exact;
+            without it nothing holds points back where a target is steeper than the step size allows.
+        batch: Leading axes of independent copies, e.g. ``(seeds,)``, each with its own step size; z is then
+            ``(..., *batch, points, dim)``.
+
+    Raises:
+        ValueError: If the step size or the clip is not positive.
+
+    >>> kernel = Langevin(0.1)
+    >>> z, log_ratio = kernel(torch.zeros(5, 2), lambda z: -0.5 * z.square().sum(-1), None)
+    >>> z.shape, log_ratio.shape
+    (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    def __init__(self, step_size: float, *, clip: float = math.inf, batch: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.log_step, self.clip = log_step_size(step_size, clip, batch), clip
+
+    def drift(self, z: Tensor, log_f: LogDensity, direction: int) -> Tensor:
+        """Where a step of the forward kernel (direction 1) or of the reverse kernel (−1) heads from z."""
+        return value_and_gradient(log_f, z, attached=torch.is_grad_enabled())[1]
+
+    def forward(
+        self, z_prev: Tensor, log_f: LogDensity, context: Tensor | None, *, generator: Noise = None
+    ) -> tuple[Tensor, Tensor]:
+        """Move, see :class:`avo_lib.kernels.Kernel`; raises FloatingPointError where the dynamics diverge."""
+        return self._move(z_prev, log_f, 1, generator)
+
+    def reverse(
+        self, z: Tensor, log_f: LogDensity, context: Tensor | None, *, generator: Noise = None
+    ) -> tuple[Tensor, Tensor]:
+        """Move back by the reverse kernel; see :meth:`forward`."""
+        z_prev, log_ratio = self._move(z, log_f, -1, generator)
+        return z_prev, -log_ratio
+
+    def _move(self, z: Tensor, log_f: LogDensity, direction: int, generator: Noise) -> tuple[Tensor, Tensor]:
+        """A draw of one kernel, with log other(z | draw) − log one(draw | z); both have the deviation √2τ."""
+        step = self.log_step.exp()
+        std = (2 * step).sqrt()
+        noise = standard_normal(z, generator)
+        drawn = check_finite(z + step * shorten(self.drift(z, log_f, direction), self.clip) + std * noise)
+        residual = (z - drawn - step * shorten(self.drift(drawn, log_f, -direction), self.clip)) / std
+        return drawn, sum_last(0.5 * (noise.square() - residual.square()))
+
+
+def shorten(drift: Tensor, clip: float) -> Tensor:
+    """Vectors ``(..., dim)`` in their own direction, no longer than ``clip``."""
+    if clip == math.inf:
+        return drift
+    return drift * (clip / sum_last(drift.square()).clamp(min=clip**2).sqrt())[..., None]
+
+
+def log_step_size(step_size: float, clip: float, batch: tuple[int, ...]) -> nn.Parameter:
+    """The logarithm of a step size, or of one for each copy, to learn."""
+    if not 0 < step_size < math.inf:
+        raise ValueError(f"a step size is positive and finite, not {step_size}")
+    if not clip > 0:
+        raise ValueError(f"drifts are shortened to a positive length, not {clip}")
+    return nn.Parameter(torch.full((*batch, 1, 1) if batch else (), math.log(step_size)))
+
+
+def check_finite(z: Tensor) -> Tensor:
+    """Refuse points that have left the finite numbers: nothing rejects them here, and their weights are NaN."""
+    if not traced() and not bool(z.isfinite().all()):
+        raise FloatingPointError("uncorrected dynamics leave the finite numbers: take a smaller step_size, or a clip")
+    return z
