@@ -6,12 +6,15 @@ Their names mean different things in different papers; each function says which 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from avo_lib.numerics import log_normal, sum_last, symmetric_axis
 from avo_lib.targets import GaussianMixture, Target
+
+AXIS = symmetric_axis(4.0, 16_001, dtype=torch.float64)  # of a double well, for its integral and its draws
 
 
 def ring_of_gaussians(modes: int = 8, radius: float = 10.0, variance: float = 0.5) -> Target:
@@ -89,9 +92,8 @@ def many_well(dim: int = 6) -> Target:
     """
     if dim < 2 or dim % 2:
         raise ValueError(f"a many-well has pairs of coordinates, an even number of them, not {dim}")
-    axis = symmetric_axis(4.0, 16_001, dtype=torch.float64)
-    log_z_well = (_well(axis).logsumexp(0) + (axis[1] - axis[0]).log()).item()
-    below = _well(axis).softmax(0).cumsum(0)
+    log_z_well = (_well(AXIS).logsumexp(0) + (AXIS[1] - AXIS[0]).log()).item()
+    below = _well(AXIS).softmax(0).cumsum(0)
 
     def log_density(z: Tensor) -> Tensor:
         x, y = z[..., 0::2], z[..., 1::2]
@@ -99,9 +101,9 @@ def many_well(dim: int = 6) -> Target:
 
     def sampler(n: int, generator: torch.Generator | None) -> Tensor:
         u = torch.rand(n, dim // 2, generator=generator, dtype=torch.float64)
-        right = torch.searchsorted(below, u).clamp(1, len(axis) - 1)
+        right = torch.searchsorted(below, u).clamp(1, len(AXIS) - 1)
         share = (u - below[right - 1]) / (below[right] - below[right - 1])
-        x = torch.lerp(axis[right - 1], axis[right], share).to(torch.get_default_dtype())
+        x = torch.lerp(AXIS[right - 1], AXIS[right], share).to(torch.get_default_dtype())
         y = torch.randn(n, dim // 2, generator=generator)
         return torch.stack([x, y], -1).flatten(-2)
 
@@ -109,5 +111,35 @@ def many_well(dim: int = 6) -> Target:
     return Target(f"many-well of {dim} dimensions", log_density, log_z, sampler, dim)
 
 
-LANDMARKS = {"ring": ring_of_gaussians, "funnel": funnel, "many-well": many_well}
+LANDMARKS: dict[str, Callable[[], Target]] = {"ring": ring_of_gaussians, "many-well": many_well, "funnel": funnel}
 """The three, by the names that experiments call them."""
+
+
+def regions(name: str, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Eight regions that cover a landmark, with their exact shares: modes, wells, or eighths of the funnel's axis.
+
+    Args:
+        name: Of :data:`LANDMARKS`, in its own size.
+        z: Points ``(..., dim)``.
+
+    Returns:
+        The region of each point ``(...)``, from 0 to 7, and the shares ``(8,)``.
+
+    Raises:
+        ValueError: If there is no such landmark.
+
+    >>> where, shares = regions("ring", torch.tensor([[10.0, 0.1], [0.0, -9.0]]))
+    >>> where.tolist(), shares[0].item()
+    ([0, 6], 0.125)
+    """
+    if name not in LANDMARKS:
+        raise ValueError(f"landmarks are {', '.join(LANDMARKS)}, not {name!r}")
+    even = torch.full((8,), 0.125)
+    if name == "ring":
+        return (torch.atan2(z[..., 1], z[..., 0]) * 4 / math.pi).round().long() % 8, even
+    if name == "funnel":
+        return (8 * torch.special.ndtr(z[..., 0] / 3)).long().clamp(max=7), even
+    bit = torch.tensor([1, 2, 4])
+    right = _well(AXIS).softmax(0)[AXIS > 0].sum().to(even.dtype)
+    wells = (torch.arange(8)[:, None] & bit) > 0
+    return ((z[..., 0::2] > 0) * bit).sum(-1), torch.where(wells, right, 1 - right).prod(-1)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from avo_lib.experiments import commands, energies
+from avo_lib.experiments import energies, toy_commands
 from avo_lib.experiments.energies import ToyConfig, evaluate, load_chain, mode_masses, train
 from avo_lib.experiments.results import load_results
 from avo_lib.numerics import log_normal
@@ -165,7 +165,7 @@ def test_a_damaged_result_or_weights_are_named(tmp_path):
 def test_the_command_line_fits_every_configuration(tmp_path, monkeypatch, capsys):
     assert len(energies.CONFIGS) == 16 and len({energies.toy_file(config) for config in energies.CONFIGS}) == 16
     monkeypatch.setattr(energies, "CONFIGS", energies.CONFIGS[2:6])
-    commands.energies((0.0, 0.5), ("released",), updates=1, seeds=1, results=tmp_path)
+    toy_commands.energies((0.0, 0.5), ("released",), updates=1, seeds=1, results=tmp_path)
     assert capsys.readouterr().out.count("KL") == 4
     names = ["b-released-avo-ramp0.5", "b-released-avo", "b-released-elbo-ramp0.5", "b-released-elbo"]
     assert [file.stem for file in sorted(tmp_path.glob("toys/energies/*.json"))] == names

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from avo_lib.landmarks import LANDMARKS, funnel, many_well, ring_of_gaussians
+from avo_lib.landmarks import LANDMARKS, funnel, many_well, regions, ring_of_gaussians
 from avo_lib.numerics import quadrature_log_z
 from avo_lib.testing import assert_mean
 
@@ -68,6 +68,13 @@ def test_draws_of_the_many_well(generator):
     assert_mean((x[:, 0] > 0).double() * (x[:, 1] > 0).double(), 0.8443**2, resolution=0.002)
 
 
+@pytest.mark.parametrize("name", LANDMARKS)
+def test_regions_hold_their_shares(name, generator):
+    where, shares = regions(name, LANDMARKS[name]().sample(100_000, generator=generator))
+    assert shares.sum().item() == pytest.approx(1)
+    assert_mean(torch.nn.functional.one_hot(where, 8).double(), shares, resolution=0.002)
+
+
 def test_what_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="at least one mode"):
         ring_of_gaussians(0)
@@ -75,5 +82,7 @@ def test_what_does_not_exist_is_refused():
         ring_of_gaussians(8, 10.0, 0.0)
     with pytest.raises(ValueError, match="at least two coordinates"):
         funnel(1)
+    with pytest.raises(ValueError, match="ring, many-well, funnel"):
+        regions("banana", torch.zeros(3, 2))
     with pytest.raises(ValueError, match="pairs of coordinates"):
         many_well(5)

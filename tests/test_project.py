@@ -27,8 +27,8 @@ ORDER = """
     balance evaluation smc nested collapse models gaps data checkpoint training
     experiments.mnist experiments.omniglot experiments.records experiments.results experiments.protocols
     experiments.campaign experiments.referee experiments.energies experiments.biased_noise
-    experiments.eight_modes
-    experiments.inference experiments.commands experiments.command_line
+    experiments.eight_modes experiments.dynamics
+    experiments.inference experiments.commands experiments.toy_commands experiments.command_line
     show.figures show.explore
     __main__
 """.split()
@@ -245,7 +245,8 @@ def test_every_make_command_is_a_target(document):
 def commands() -> dict[str, set[str]]:
     """The command line's commands with their options, read from its source."""
     folder = ROOT / "avo_lib" / "experiments"
-    functions = {node.name: node for node in ast.walk(tree(folder / "commands.py")) if is_function(node)}
+    files = (folder / "commands.py", folder / "toy_commands.py")
+    functions = {node.name: node for file in files for node in ast.walk(tree(file)) if is_function(node)}
     (table,) = (node for node in ast.walk(tree(folder / "command_line.py")) if isinstance(node, ast.Dict))
     pairs = {key.value: functions[value.attr] for key, value in zip(table.keys, table.values)}
     return {command: {argument.arg for argument in function.args.args} for command, function in pairs.items()}

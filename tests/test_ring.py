@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from avo_lib.experiments import biased_noise as experiment
-from avo_lib.experiments import commands
+from avo_lib.experiments import toy_commands
 from avo_lib.experiments.biased_noise import evaluate, load_ring, log_likelihoods, train
 from avo_lib.experiments.results import load_results
 from avo_lib.models.ring import ETA, METHODS, STD_FLOOR, Ring, RingConfig, line, mean, posterior, simulate
@@ -179,7 +179,7 @@ def test_the_command_line_fits_every_method(tmp_path, monkeypatch, capsys):
     assert len({experiment.ring_file(config) for config in experiment.CONFIGS}) == 6
     small_ones = [dataclasses.replace(SMALL, method=method) for method in ("vae", "hvi")]
     monkeypatch.setattr(experiment, "CONFIGS", small_ones)
-    commands.ring(updates=1, seeds=1, results=tmp_path)
+    toy_commands.ring(updates=1, seeds=1, results=tmp_path)
     assert capsys.readouterr().out.count("KL") == 4  # two methods at two noise levels
     assert len(list(tmp_path.glob("toys/ring/*.json"))) == 2
 

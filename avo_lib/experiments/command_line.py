@@ -1,4 +1,4 @@
-"""The command line: ``python -m avo_lib run|sweep|evaluate|referee|gaps|energies|ring|modes|show|list``."""
+"""The command line: ``python -m avo_lib run|sweep|evaluate|referee|gaps|energies|ring|modes|dynamics|show|list``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import tyro
 
 import avo_lib
-from avo_lib.experiments import commands
+from avo_lib.experiments import commands, toy_commands
 from avo_lib.experiments.mnist import DataError
 
 
@@ -26,9 +26,10 @@ def main() -> None:
         "evaluate": commands.evaluate,
         "referee": commands.referee,
         "gaps": commands.gaps,
-        "energies": commands.energies,
-        "ring": commands.ring,
-        "modes": commands.modes,
+        "energies": toy_commands.energies,
+        "ring": toy_commands.ring,
+        "modes": toy_commands.modes,
+        "dynamics": toy_commands.dynamics,
         "show": commands.show,
         "list": commands.list_experiments,
     }

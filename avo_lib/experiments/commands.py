@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 import torch
 import tyro
 
-from avo_lib.experiments import biased_noise, campaign
-from avo_lib.experiments import eight_modes as eight
-from avo_lib.experiments import energies as fits
-from avo_lib.experiments.eight_modes import EightConfig
+from avo_lib.experiments import campaign
 from avo_lib.experiments.inference import inference_gaps
 from avo_lib.experiments.protocols import EXPERIMENTS, find
 from avo_lib.experiments.referee import RefereeConfig
@@ -42,7 +37,7 @@ def run(
         device: Torch device; by default a GPU if there is one.
         threads: Threads of torch; more than one helps only an idle machine and large batches.
     """
-    _prepare(threads, device)
+    prepare(threads, device)
     result = campaign.run(experiment, method, seed, results=results, runs=runs, device=device)
     _print_results([result])
 
@@ -84,7 +79,7 @@ def evaluate(
         results: Folder of the weights.
         threads: Threads of torch.
     """
-    _prepare(threads)
+    prepare(threads)
     model = campaign.load_model(experiment, method, seed, results=results)
     found = campaign.log_likelihood_of_test(model, find(experiment, method).data(), samples)
     print(f"test NLL: {found.nll} nats")
@@ -110,7 +105,7 @@ def referee(
         results: Folder of the weights; verdicts go to ``referee`` in it.
         threads: Threads of torch.
     """
-    _prepare(threads)
+    prepare(threads)
     for method in methods or tuple(EXPERIMENTS.get(experiment, ("",))):
         verdict = judge(experiment, method, seed, config, results=results)
         test = verdict["test"]
@@ -144,75 +139,13 @@ def gaps(
         device: Torch device; by default a GPU if there is one.
         threads: Threads of torch.
     """
-    _prepare(threads, device)
+    prepare(threads, device)
     sizes = {"images": images, "simulated": simulated}
     for method, seed in product(methods or tuple(EXPERIMENTS.get(experiment, ("",))), seeds):
         found = inference_gaps(experiment, method, seed, config, **sizes, results=results, device=device)
         for part in ("train", "test"):
             log_p, lost = (found[part][name]["value"] for name in ("log_p", "inference"))
             print(f"{experiment} {method} {seed} {part}: log p {log_p:.2f}, of which inference loses {lost:.2f} nats")
-
-
-def energies(
-    ramps: tuple[float, ...] = (0.0,),
-    variants: tuple[Literal["released", "paper"], ...] = ("released", "paper"),
-    updates: int = 2000,
-    seeds: int = 10,
-    results: Path = RESULTS,
-    threads: int = 1,
-) -> None:
-    """Fit the six energies with both objectives and print the divergences in nats; finished fits are skipped.
-
-    Args:
-        ramps: Shares of the updates in which beta rises from 0.01 to 1; 0 is beta = 1 throughout.
-        variants: Of energies b and d; the others have only the released one.
-        updates: Steps of Adam in each fit.
-        seeds: Chains trained side by side in each fit.
-        results: Folder of the results; they go to ``toys/energies`` in it.
-        threads: Threads of torch.
-    """
-    _prepare(threads)
-    chosen = [config for config in fits.CONFIGS if config.variant in variants]
-    for ramp, config in product(ramps, chosen):
-        rows = fits.run(replace(config, updates=updates, seeds=seeds, ramp=ramp), results)["seeds"]
-        kl = sum(row["kl"] for row in rows) / len(rows)
-        print(f"{config.energy} {config.variant:8} {config.objective:4} ramp {ramp:g} KL {kl:.3f}", flush=True)
-
-
-def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, threads: int = 1) -> None:
-    """Learn the noise of the ring in five ways and print the models' divergences in nats; finished fits are skipped.
-
-    Args:
-        updates: Steps of Adam in each fit; by default 5,000, and twice as many for AVO at half the learning rate.
-        seeds: Copies at each noise level, trained side by side.
-        results: Folder of the results; they go to ``toys/ring`` in it.
-        threads: Threads of torch.
-    """
-    _prepare(threads)
-    for config in biased_noise.CONFIGS:
-        config = replace(config, updates=updates or config.updates, seeds=seeds)
-        rows = biased_noise.run(config, results)["copies"]
-        for std in config.stds:
-            kl = [row["model_kl"] for row in rows if row["std"] == std]
-            print(f"{config.method:5} lr {config.lr:<5g} std {std:<4} KL {sum(kl) / len(kl):.3f}", flush=True)
-
-
-def modes(
-    updates: int = EightConfig.updates, seeds: int = EightConfig.seeds, results: Path = RESULTS, threads: int = 1
-) -> None:
-    """Bring a Gaussian to eight modes with AVO and along learned paths, and print log Z; finished fits are skipped.
-
-    Args:
-        updates: Steps of Adam in each fit.
-        seeds: Chains trained side by side in each fit.
-        results: Folder of the results; they go to ``toys/eight_modes`` in it.
-        threads: Threads of torch.
-    """
-    _prepare(threads)
-    for config in eight.CONFIGS:
-        rows = eight.run(replace(config, updates=updates, seeds=seeds), results)["copies"]
-        log_z = sum(row["log_z"] for row in rows) / len(rows)
-        print(f"{config.name:20} log Z {log_z:.3f} of {eight.LOG_Z:.3f}", flush=True)
 
 
 def show(results: Path = RESULTS) -> None:
@@ -235,7 +168,12 @@ def list_experiments() -> None:
         print(f"{name}: {', '.join(methods)}")
 
 
-def _prepare(threads: int, device: str | None = None) -> None:
+def prepare(threads: int, device: str | None = None) -> None:
+    """Set the number of threads, and try the device.
+
+    Raises:
+        ValueError: If there can be no such number, or no such device.
+    """
     try:
         torch.set_num_threads(threads)
         torch.ones((), device=device).item()  # the device "meta" computes nothing

@@ -1,0 +1,100 @@
+"""What the command line can do with toys: one function a command, whose docstring is its help."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from avo_lib.experiments import biased_noise
+from avo_lib.experiments import dynamics as moves
+from avo_lib.experiments import eight_modes as eight
+from avo_lib.experiments import energies as fits
+from avo_lib.experiments.commands import prepare
+from avo_lib.experiments.eight_modes import EightConfig
+from avo_lib.experiments.results import RESULTS
+
+
+def energies(
+    ramps: tuple[float, ...] = (0.0,),
+    variants: tuple[Literal["released", "paper"], ...] = ("released", "paper"),
+    updates: int = 2000,
+    seeds: int = 10,
+    results: Path = RESULTS,
+    threads: int = 1,
+) -> None:
+    """Fit the six energies with both objectives and print the divergences in nats; finished fits are skipped.
+
+    Args:
+        ramps: Shares of the updates in which beta rises from 0.01 to 1; 0 is beta = 1 throughout.
+        variants: Of energies b and d; the others have only the released one.
+        updates: Steps of Adam in each fit.
+        seeds: Chains trained side by side in each fit.
+        results: Folder of the results; they go to ``toys/energies`` in it.
+        threads: Threads of torch.
+    """
+    prepare(threads)
+    chosen = [config for config in fits.CONFIGS if config.variant in variants]
+    for ramp, config in product(ramps, chosen):
+        rows = fits.run(replace(config, updates=updates, seeds=seeds, ramp=ramp), results)["seeds"]
+        kl = sum(row["kl"] for row in rows) / len(rows)
+        print(f"{config.energy} {config.variant:8} {config.objective:4} ramp {ramp:g} KL {kl:.3f}", flush=True)
+
+
+def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, threads: int = 1) -> None:
+    """Learn the noise of the ring in five ways and print the models' divergences in nats; finished fits are skipped.
+
+    Args:
+        updates: Steps of Adam in each fit; by default 5,000, and twice as many for AVO at half the learning rate.
+        seeds: Copies at each noise level, trained side by side.
+        results: Folder of the results; they go to ``toys/ring`` in it.
+        threads: Threads of torch.
+    """
+    prepare(threads)
+    for config in biased_noise.CONFIGS:
+        config = replace(config, updates=updates or config.updates, seeds=seeds)
+        rows = biased_noise.run(config, results)["copies"]
+        for std in config.stds:
+            kl = [row["model_kl"] for row in rows if row["std"] == std]
+            print(f"{config.method:5} lr {config.lr:<5g} std {std:<4} KL {sum(kl) / len(kl):.3f}", flush=True)
+
+
+def modes(
+    updates: int = EightConfig.updates, seeds: int = EightConfig.seeds, results: Path = RESULTS, threads: int = 1
+) -> None:
+    """Bring a Gaussian to eight modes with AVO and along learned paths, and print log Z; finished fits are skipped.
+
+    Args:
+        updates: Steps of Adam in each fit.
+        seeds: Chains trained side by side in each fit.
+        results: Folder of the results; they go to ``toys/eight_modes`` in it.
+        threads: Threads of torch.
+    """
+    prepare(threads)
+    for config in eight.CONFIGS:
+        rows = eight.run(replace(config, updates=updates, seeds=seeds), results)["copies"]
+        log_z = sum(row["log_z"] for row in rows) / len(rows)
+        print(f"{config.name:20} log Z {log_z:.3f} of {eight.LOG_Z:.3f}", flush=True)
+
+
+def dynamics(
+    targets: tuple[Literal["ring", "many-well", "funnel"], ...] = ("ring", "many-well", "funnel"),
+    updates: int = 600,
+    results: Path = RESULTS,
+    threads: int = 1,
+) -> None:
+    """Move along a path in six ways and print what their bounds miss, in nats; finished fits are skipped.
+
+    Args:
+        targets: Landmarks.
+        updates: Steps of Adam in each fit.
+        results: Folder of the results; they go to ``toys/dynamics`` in it.
+        threads: Threads of torch.
+    """
+    prepare(threads)
+    for config in moves.CONFIGS:
+        if config.target in targets:
+            rows = moves.run(replace(config, updates=updates), results)["seeds"]
+            gap = sum(row["gap"] for row in rows) / len(rows)
+            print(f"{config.target:9} {config.method:4} T {config.T:<3} gap {gap:.2f}", flush=True)
