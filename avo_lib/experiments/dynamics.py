@@ -144,7 +144,8 @@ def evaluate(
     Returns:
         The ``gradients`` of the target that a trajectory takes, and under ``seeds`` a row for each seed. In nats,
         ``gap`` is log Z minus the mean of log w; ``error`` the mean of estimates from SAMPLES weights minus log Z,
-        below 0 on average; ``upper`` the mean of log w on the way back from exact draws minus log Z, above 0 on average.
+        below 0 on average; ``upper`` the mean of log w on the way back from exact draws minus log Z, above 0 on
+        average.
         ``astray`` is the total variation between the shares of z_T in eight regions and the exact ones.
     """
     generator, landmark = torch.Generator().manual_seed(seed), config.landmark()
