@@ -128,7 +128,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
         reverse: Independent log weights ``(n_R,)`` of the same chain backwards from exact draws of f_T, in nats.
 
     Returns:
-        The estimate in nats, no bound: consistent, with a bias of the order of the squared standard error.
+        The estimate in nats, which is no bound; its bias is of the order of the squared standard error.
 
     Raises:
         ValueError: If either side is empty, no vector or not finite.

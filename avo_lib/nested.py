@@ -85,7 +85,7 @@ def nested(chain: Chain, samples: int, particles: Stand = "weighted", *, generat
         generator: Source of the noise.
 
     Returns:
-        Nats, the proposal's axes. A surrogate: with few particles its value bounds nothing.
+        Nats, the proposal's axes. A surrogate, whose value bounds nothing with few particles.
 
     Raises:
         ValueError: If there is no such use of particles, or if a path is to learn from equal ones.

@@ -59,6 +59,14 @@ class Langevin(nn.Module):
         z_prev, log_ratio = self._move(z, log_f, -1, generator)
         return z_prev, -log_ratio
 
+    def log_ratio(self, z_prev: Tensor, z: Tensor, log_f: LogDensity, context: Tensor | None) -> Tensor:
+        """Log r(z_prev | z) − log q(z | z_prev) of given points; see :class:`avo_lib.kernels.DensityKernel`."""
+        step = self.log_step.exp()
+        std = (2 * step).sqrt()
+        there = (z - z_prev - step * shorten(self.drift(z_prev, log_f, 1), self.clip)) / std
+        back = (z_prev - z - step * shorten(self.drift(z, log_f, -1), self.clip)) / std
+        return sum_last(0.5 * (there.square() - back.square()))
+
     def _move(self, z: Tensor, log_f: LogDensity, direction: int, generator: Noise) -> tuple[Tensor, Tensor]:
         """A draw of one kernel, with log other(z | draw) − log one(draw | z); both have the deviation √2τ."""
         step = self.log_step.exp()
