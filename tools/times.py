@@ -1,0 +1,59 @@
+"""Measures what running each chapter takes, for the page of running times: `python tools/times.py [NOTEBOOK ...]`.
+
+Processor time and peak memory of a notebook's kernel and its children, on one thread. Both say the same on a busy
+machine, which the time on the wall does not. Written to `results/times.json`, which keeps what is not measured anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT / "results" / "times.json"
+ASK = """import json, resource
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(json.dumps([sum(one.ru_utime + one.ru_stime for one in used), max(one.ru_maxrss for one in used)]))"""
+
+
+def measure(path: Path) -> dict[str, float]:
+    """Runs the notebook in memory and returns its processor time in seconds and its peak memory in GB."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(ASK))
+    places = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=places).execute(
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    )
+    seconds, kilobytes = json.loads(notebook.cells[-1].outputs[0].text)
+    return {"seconds": round(seconds), "memory": round(kilobytes / 2**20, 1)}
+
+
+def processor() -> str:
+    """Returns the name of this machine's processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures the named notebooks, or all of the book's."""
+    names = sys.argv[1:] if arguments is None else arguments
+    book = ROOT / "book"
+    paths = [Path(name).resolve() for name in names] or sorted(book.rglob("*.ipynb"))
+    known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    for path in paths:
+        stem = path.relative_to(book).with_suffix("").as_posix()
+        known[stem] = measure(path) | {"processor": processor()}
+        print(stem, known[stem], flush=True)
+        FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
