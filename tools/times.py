@@ -2,6 +2,7 @@
 
 Processor time and peak memory of a notebook's kernel and its children, on one thread. Both say the same on a busy
 machine, which the time on the wall does not. Written to `results/times.json`, which keeps what is not measured anew.
+The page that reads it is not measured.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE = ROOT / "results" / "times.json"
-ASK = """import json, resource
+BOOK, FILE = ROOT / "book", ROOT / "results" / "times.json"
+PAGE = BOOK / "reference" / "running_times.ipynb"
+ASK = """import json, resource, sys
+unit = 1 if sys.platform == "darwin" else 1024
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps([sum(one.ru_utime + one.ru_stime for one in used), max(one.ru_maxrss for one in used)]))"""
+print(json.dumps([sum(one.ru_utime + one.ru_stime for one in used), unit * max(one.ru_maxrss for one in used)]))"""
 
 
 def measure(path: Path) -> dict[str, float]:
@@ -31,8 +34,8 @@ def measure(path: Path) -> dict[str, float]:
     NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=places).execute(
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     )
-    seconds, kilobytes = json.loads(notebook.cells[-1].outputs[0].text)
-    return {"seconds": round(seconds), "memory": round(kilobytes / 2**20, 1)}
+    seconds, memory = json.loads(notebook.cells[-1].outputs[0].text)
+    return {"seconds": round(seconds), "memory": round(memory / 2**30, 1)}
 
 
 def processor() -> str:
@@ -42,16 +45,24 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def stem(path: Path) -> str:
+    """Returns how a notebook is called in the file: its path in the book, without the ending."""
+    return path.resolve().relative_to(BOOK).with_suffix("").as_posix()
+
+
+def notebooks() -> list[Path]:
+    """Returns all that is measured; what Jupyter leaves beside an open notebook is none."""
+    found = (path for path in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+    return sorted(path for path in found if path != PAGE)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the named notebooks, or all of the book's."""
     names = sys.argv[1:] if arguments is None else arguments
-    book = ROOT / "book"
-    paths = [Path(name).resolve() for name in names] or sorted(book.rglob("*.ipynb"))
     known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    for path in paths:
-        stem = path.relative_to(book).with_suffix("").as_posix()
-        known[stem] = measure(path) | {"processor": processor()}
-        print(stem, known[stem], flush=True)
+    for path in [Path(name) for name in names] or notebooks():
+        known[stem(path)] = measure(path) | {"processor": processor()}
+        print(stem(path), known[stem(path)], flush=True)
         FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,36 @@
+"""The measurements behind the page of running times."""
+
+import json
+
+import nbformat
+
+from tools import times
+
+WORK = """import time
+ballast = bytearray(600 * 2**20)
+while time.process_time() < 3:
+    pass
+time.sleep(2)"""
+
+
+def test_every_notebook_but_the_page_itself_is_measured():
+    assert set(json.loads(times.FILE.read_text())) == {times.stem(path) for path in times.notebooks()}
+    assert times.PAGE.is_file()
+
+
+def test_what_jupyter_leaves_is_no_notebook(tmp_path, monkeypatch):
+    monkeypatch.setattr(times, "BOOK", tmp_path)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for name in ("one.ipynb", ".ipynb_checkpoints/one-checkpoint.ipynb"):
+        (tmp_path / name).touch()
+    assert [times.stem(path) for path in times.notebooks()] == ["one"]
+
+
+def test_processor_time_and_memory_are_those_of_the_kernel(tmp_path):
+    path = tmp_path / "work.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(WORK)]), path)
+    before = path.read_bytes()
+    found = times.measure(path)
+    assert found["seconds"] in (3, 4), "not the time on the wall, in which it sleeps"
+    assert 0.6 <= found["memory"] <= 1.2
+    assert path.read_bytes() == before
