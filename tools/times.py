@@ -20,10 +20,16 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 BOOK, FILE = ROOT / "book", ROOT / "results" / "times.json"
 PAGE = BOOK / "reference" / "running_times.ipynb"
-ASK = """import json, resource, sys
-unit = 1 if sys.platform == "darwin" else 1024
-used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps([sum(one.ru_utime + one.ru_stime for one in used), unit * max(one.ru_maxrss for one in used)]))"""
+# A process starts with the `ru_maxrss` of the one that launched it; on Linux the kernel's own peak stands in `VmHWM`.
+ASK = """import json, pathlib, resource, sys
+me, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+seconds = me.ru_utime + me.ru_stime + children.ru_utime + children.ru_stime
+if sys.platform == "darwin":
+    peak = max(me.ru_maxrss, children.ru_maxrss)
+else:
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak = 1024 * max(int(status.partition("VmHWM:")[2].split()[0]), children.ru_maxrss)
+print(json.dumps([seconds, peak]))"""
 
 
 def measure(path: Path) -> dict[str, float]:
