@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import BrokenExecutor
@@ -223,6 +224,17 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
         main()
     assert stop.value.code == 130
     assert capsys.readouterr().err == "interrupted: the same command goes on from what is finished\n"
+
+
+def test_an_interrupt_while_torch_is_imported(tmp_path):
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "avo_lib", "list"]
+    with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "importing\n"
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=30)
+    assert (child.returncode, said) == (130, "interrupted: the same command goes on from what is finished\n")
 
 
 @pytest.mark.parametrize(
