@@ -156,7 +156,8 @@ def test_a_terminal_without_the_letters_gets_question_marks(encoding, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "sweep", "evaluate", "referee", "energies", "ring", "modes", "dynamics", "show", "list"]
+    "command",
+    ["run", "sweep", "evaluate", "referee", "energies", "ring", "modes", "dynamics", "benchmark", "show", "list"],
 )
 def test_every_command_has_help(command, call):
     status, out, _ = call(command, "--help")

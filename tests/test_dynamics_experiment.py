@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from avo_lib.chain import Gaussian
-from avo_lib.experiments import dynamics, toy_commands
+from avo_lib.experiments import ascent, dynamics, toy_commands
 from avo_lib.experiments.dynamics import (
     CONFIGS,
     LONG,
@@ -104,12 +104,12 @@ def test_seeds_are_independent():
     for one in parameters:
         one.grad = torch.ones_like(one)
         one.grad[0] *= 1e6
-    dynamics._shorten(parameters)
+    ascent.shorten_by_seed(parameters)
     lengths = torch.stack([one.grad.flatten(1).square().sum(1) for one in parameters]).sum(0).sqrt()
-    torch.testing.assert_close(lengths, torch.full((2,), dynamics.LONGEST_GRADIENT))
+    torch.testing.assert_close(lengths, torch.full((2,), ascent.LONGEST_GRADIENT))
     for one in parameters:
         one.grad = torch.full_like(one, 1e-3)
-    dynamics._shorten(parameters)
+    ascent.shorten_by_seed(parameters)
     assert all(bool((one.grad == 1e-3).all()) for one in parameters)
 
 

@@ -27,7 +27,8 @@ ORDER = """
     balance evaluation smc nested collapse models gaps data checkpoint training
     experiments.mnist experiments.omniglot experiments.records experiments.results experiments.protocols
     experiments.campaign experiments.referee experiments.energies experiments.biased_noise
-    experiments.eight_modes experiments.dynamics
+    experiments.eight_modes experiments.regressions experiments.ascent experiments.dynamics
+    experiments.contestants experiments.benchmark
     experiments.inference experiments.commands experiments.toy_commands experiments.command_line
     show.figures show.explore
     __main__

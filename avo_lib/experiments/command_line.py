@@ -1,4 +1,7 @@
-"""The command line: ``python -m avo_lib run|sweep|evaluate|referee|gaps|energies|ring|modes|dynamics|show|list``."""
+"""The command line, ``python -m avo_lib``.
+
+``run|sweep|evaluate|referee|gaps|energies|ring|modes|dynamics|benchmark|show|list``
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ def main() -> None:
         "ring": toy_commands.ring,
         "modes": toy_commands.modes,
         "dynamics": toy_commands.dynamics,
+        "benchmark": toy_commands.benchmark,
         "show": commands.show,
         "list": commands.list_experiments,
     }

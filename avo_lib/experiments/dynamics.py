@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.counting import Counted
+from avo_lib.experiments.ascent import maximise, shorten_by_seed
 from avo_lib.experiments.records import load_weights, once
 from avo_lib.experiments.results import RESULTS, versions
 from avo_lib.kernels import Controlled, Drift, GatedKernel, Langevin, LearnedReverse, Underdamped, tune_step_sizes
@@ -29,7 +30,6 @@ LONG = 144  # kernels of the AIS that spends on sampling about what training and
 BASE_STD = {"ring": 5.0, "funnel": 1.0, "many-well": 1.0}
 FIRST_STEP = {"ring": 0.3, "funnel": 0.05, "many-well": 0.03}
 CLIP = 100.0  # of drifts; without it chains diverge on the funnel and between quartic walls
-LONGEST_GRADIENT = 5.0  # of an update, for each seed on its own
 PILOT_CHAINS, ADAPTATIONS = 100, 10
 SAMPLES = 1000  # weights in one estimate of log Z
 DRAWN = 8  # kernels of the fits that chapters draw: the weights of these are kept
@@ -113,27 +113,14 @@ def train(config: DynamicsConfig, *, seed: int = 0) -> nn.ModuleList:
     """
     kernels, generator = build(config, seed=seed), torch.Generator().manual_seed(seed)
     chain, parameters = config.chain(kernels, config.batch), list(kernels.parameters())
-    adam = torch.optim.Adam(parameters, config.lr)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, config.updates)
-    for update in range(config.updates):
-        value = chain.sample(generator=generator).log_w().mean(-1).sum()
-        if not math.isfinite(value.item()):
-            raise FloatingPointError(f"the objective is {value.item()} at update {update} of {config}")
-        adam.zero_grad()
-        (-value).backward()
-        _shorten(parameters)
-        adam.step()
-        falling.step()
+    maximise(
+        lambda: chain.sample(generator=generator).log_w().mean(-1).sum(),
+        parameters,
+        config.updates,
+        config.lr,
+        lambda: shorten_by_seed(parameters),
+    )
     return kernels.requires_grad_(False)
-
-
-def _shorten(parameters: list[nn.Parameter]) -> None:
-    """Gradients no longer than LONGEST_GRADIENT, for each seed on its own: seeds stay independent."""
-    gradients = [one.grad for one in parameters if one.grad is not None]
-    length = torch.stack([one.flatten(1).square().sum(1) for one in gradients]).sum(0).sqrt()
-    factor = (LONGEST_GRADIENT / length.clamp(min=LONGEST_GRADIENT)).nan_to_num(nan=0.0)
-    for one in gradients:
-        one.mul_(factor.reshape(-1, *[1] * (one.dim() - 1)))
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from avo_lib.experiments import benchmark as bench
 from avo_lib.experiments import biased_noise
 from avo_lib.experiments import dynamics as moves
 from avo_lib.experiments import eight_modes as eight
@@ -98,3 +99,30 @@ def dynamics(
             rows = moves.run(replace(config, updates=updates), results)["seeds"]
             gap = sum(row["gap"] for row in rows) / len(rows)
             print(f"{config.target:9} {config.method:4} T {config.T:<3} gap {gap:.2f}", flush=True)
+
+
+def benchmark(
+    targets: tuple[str, ...] = tuple(bench.TARGETS),
+    methods: tuple[str, ...] = bench.METHODS,
+    budget: int = bench.BenchmarkConfig.budget,
+    seeds: int = bench.BenchmarkConfig.seeds,
+    results: Path = RESULTS,
+    threads: int = 1,
+) -> None:
+    """Estimate log Z of five targets by twelve methods and print their errors, in nats; finished ones are skipped.
+
+    Several calls with methods of their own share the work.
+
+    Args:
+        targets: Names.
+        methods: Names, in quotation marks where they have a space or a star.
+        budget: Gradients of the target for each seed, training and estimate together.
+        seeds: Independent runs.
+        results: Folder of the results; they go to ``toys/benchmark`` in it.
+        threads: Threads of torch.
+    """
+    prepare(threads)
+    for method, target in product(methods, targets):
+        rows = bench.run(bench.BenchmarkConfig(target, method, budget=budget, seeds=seeds), results)["seeds"]
+        errors = " ".join(f"{row['error']:.2f}" for row in rows)
+        print(f"{target:10} {method:13} errors of log Z {errors}", flush=True)

@@ -1,0 +1,55 @@
+"""How toys are trained whose gradients have heavy tails: Adam on shortened gradients, along a cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+LONGEST_GRADIENT = 5.0  # of an update, for each seed on its own
+
+
+def maximise(
+    value: Callable[[], Tensor],
+    parameters: Sequence[nn.Parameter],
+    updates: int,
+    lr: float,
+    shorten: Callable[[], None],
+) -> None:
+    """Draw a value, follow its gradient, and let the learning rate fall to zero.
+
+    Args:
+        value: Draws what is maximised, in nats.
+        parameters: What learns.
+        updates: Steps of Adam.
+        lr: Its first learning rate.
+        shorten: Acts on the gradients before each step.
+
+    Raises:
+        FloatingPointError: If the value is not finite.
+    """
+    adam = torch.optim.Adam(parameters, lr)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, updates)
+    for update in range(updates):
+        drawn = value()
+        if not math.isfinite(drawn.item()):
+            raise FloatingPointError(f"the objective is {drawn.item()} at update {update}")
+        adam.zero_grad()
+        (-drawn).backward()
+        shorten()
+        adam.step()
+        falling.step()
+
+
+def shorten_by_seed(parameters: Iterable[nn.Parameter]) -> None:
+    """Gradients no longer than LONGEST_GRADIENT for each index of axis 0 on its own: seeds stay independent.
+
+    Where the length of a seed's gradient is not finite, the gradient is zero.
+    """
+    gradients = [one.grad for one in parameters if one.grad is not None]
+    length = torch.stack([one.flatten(1).square().sum(1) for one in gradients]).sum(0).sqrt()
+    factor = (LONGEST_GRADIENT / length.clamp(min=LONGEST_GRADIENT)).nan_to_num(nan=0.0)
+    for one in gradients:
+        one.mul_(factor.reshape(-1, *[1] * (one.dim() - 1)))

@@ -1,0 +1,218 @@
+"""A small benchmark: twelve methods on five targets whose log Z is known, at equal numbers of gradient evaluations."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.counting import Counted
+from avo_lib.experiments.ascent import maximise
+from avo_lib.experiments.contestants import LEARNED, PROPOSALS, Affine, Contestant, shorten
+from avo_lib.experiments.records import once
+from avo_lib.experiments.regressions import regression
+from avo_lib.experiments.results import RESULTS, versions
+from avo_lib.kernels import HMC, tune_step_sizes
+from avo_lib.landmarks import LANDMARKS, regions
+from avo_lib.momentum import add_momentum
+from avo_lib.numerics import effective_sample_size, log_mean_exp
+from avo_lib.paths import GeometricPath, linear_alphas
+from avo_lib.smc import smc
+from avo_lib.targets import Target
+
+TARGETS: dict[str, Callable[[], Target]] = LANDMARKS | {
+    name: partial(regression, name) for name in ("ionosphere", "sonar")
+}
+METHODS = (*LEARNED, "AIS", "SMC")
+BASE_STD = {"ring": 5.0, "funnel": 1.0, "many-well": 1.0, "ionosphere": 1.0, "sonar": 1.0}
+FITTED, FITTED_SHARE = ("ionosphere", "sonar"), 8  # their chains start from a mean field, for an eighth of the budget
+FIRST_STEP = {"ring": 0.3, "funnel": 0.05, "many-well": 0.03, "ionosphere": 0.002, "sonar": 0.002}
+LEAPFROG, PILOT_CHAINS, ADAPTATIONS = 3, 50, 4  # of AIS and SMC
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """One method on one target, judged by one estimate of log Z a seed.
+
+    Chains move along the geometric path with equal steps, NVI* along a path that learns: on landmarks from N(0, s² I),
+    with s given, and on regressions from a mean-field fit, which an eighth of the budget has paid for.
+
+    Attributes:
+        target: One of :data:`TARGETS`.
+        method: One of :data:`METHODS`.
+        budget: Points at which the target's gradient is taken, for training or tuning and for the estimate together,
+            for each seed. AIS and SMC spend it on kernels, the others on updates.
+        samples: Weights of the estimate.
+        batch: Trajectories of an update, for each seed.
+        lr: First learning rate of Adam.
+        seeds: Independent runs.
+    """
+
+    target: str
+    method: str
+    budget: int = 2**18
+    samples: int = 1000
+    batch: int = 64
+    lr: float = 1e-2
+    seeds: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse what does not exist."""
+        if self.target not in TARGETS or self.method not in METHODS:
+            raise ValueError(
+                f"targets are {', '.join(TARGETS)} and methods {', '.join(METHODS)}, not {self.target!r} and "
+                f"{self.method!r}"
+            )
+        if min(self.budget, self.samples - 1, self.batch, self.seeds) < 1 or not 0 < self.lr < math.inf:
+            raise ValueError(f"budget, batch, seeds, lr and samples must be positive, and samples at least 2: {self}")
+
+
+def measure(config: BenchmarkConfig, *, seed: int = 0) -> dict[str, Any]:
+    """Train and judge all seeds of one method on one target.
+
+    Returns:
+        The ``gradients`` and ``values`` of the target that a seed took, counted point by point; the updates of its
+        training; the seconds of all; and under ``seeds`` a row for each, see :func:`judge`.
+    """
+    started, target = time.monotonic(), TARGETS[config.target]()
+    counted = Counted(target.log_density)
+    start = torch.zeros(config.seeds, 1, target.dim)
+    base = Gaussian(start, torch.full_like(start, BASE_STD[config.target]))
+    if config.target in FITTED and config.method not in PROPOSALS:
+        base = _mean_field(
+            replace(config, method="mean-field", budget=config.budget // FITTED_SHARE), base, counted, seed
+        )
+    play = _by_learning if config.method in LEARNED else _by_tuning
+    updates, rows = play(config, target, base, counted, seed)
+    cost = {"gradients": counted.gradients / config.seeds, "values": counted.values / config.seeds}
+    seconds = round(time.monotonic() - started, 1)
+    return {"versions": versions(), "seconds": seconds, "updates": updates, **cost, "seeds": rows}
+
+
+def _mean_field(config: BenchmarkConfig, base: Gaussian, counted: Counted, seed: int) -> Gaussian:
+    """The mean-field fit as the base of other methods: they pay for it."""
+    kernel = _trained(config, base, counted, seed)[0].kernels[0]
+    assert isinstance(kernel, Affine)
+    return Gaussian(kernel.shift + 0 * base.mean, kernel.log_scale.exp() * base.std)
+
+
+def _trained(config: BenchmarkConfig, base: Gaussian, counted: Counted, seed: int) -> tuple[Chain, int]:
+    """A trained chain with ``samples`` draws a seed, and the number of its updates."""
+    contestant = Contestant(config.method, counted, base.mean.shape[-1], base, FIRST_STEP[config.target])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        kernels, path = contestant.kernels(), contestant.learned_path()
+    generator, chain = torch.Generator().manual_seed(seed), contestant.chain(kernels, config.samples)
+    value = contestant.objective(kernels, path, config.batch, generator)
+    before = counted.gradients
+    (-value()).backward()  # counts what an update takes
+    an_update = counted.gradients - before
+    with torch.no_grad():
+        chain.sample(generator=generator)  # and what the estimate will take
+    estimate = counted.gradients - before - an_update
+    updates = (config.budget * config.seeds - before - 2 * estimate) // an_update
+    if updates < 1:
+        raise ValueError(f"a budget of {config.budget} gradients is not enough for one update and an estimate")
+    parameters = [*kernels.parameters(), *(path.parameters() if path else ())]
+    maximise(value, parameters, updates - 1, config.lr, partial(shorten, kernels))
+    kernels.requires_grad_(False)
+    return chain, updates
+
+
+def run(config: BenchmarkConfig, folder: Path = RESULTS, *, seed: int = 0) -> dict[str, Any]:
+    """Train and judge one method on one target, and write its result; a finished one is read.
+
+    Raises:
+        ValueError: If the file there is damaged or belongs to another configuration.
+        FloatingPointError: If the objective or a number in the result is not finite.
+    """
+    kinds = {"gradients": float, "values": float, "seeds.*.error": float}
+    return once(benchmark_file(config, folder), asdict(config), lambda: (measure(config, seed=seed), {}), kinds)
+
+
+def benchmark_file(config: BenchmarkConfig, folder: Path = RESULTS) -> Path:
+    """Where a result goes; three folders deep, apart from the results of models."""
+    return folder / "toys" / "benchmark" / f"{config.target}-{config.method.replace(' ', '-').replace('*', '')}.json"
+
+
+def _by_learning(
+    config: BenchmarkConfig, target: Target, base: Gaussian, counted: Counted, seed: int
+) -> tuple[int, list[dict[str, float]]]:
+    chain, updates = _trained(config, base, counted, seed)
+    generator, upper = torch.Generator().manual_seed(seed + 1), None
+    with torch.no_grad():
+        drawn = chain.sample(generator=generator)
+        ends = drawn.z[-1][..., : target.dim]
+        if target.sampler:  # the way back is a check that only a target with exact draws allows, so nobody pays for it
+            exact = target.sample(config.seeds * config.samples, generator=generator).reshape(ends.shape)
+            exact = add_momentum(exact, generator=generator) if config.method == "UHA" else exact
+            spent = counted.gradients, counted.values
+            upper = chain.sample_reverse(exact, generator=generator).log_w()
+            counted.gradients, counted.values = spent
+    return updates, judge(config.target, target.log_z, drawn.log_w().double().T, ends.transpose(0, 1), upper)
+
+
+def _by_tuning(
+    config: BenchmarkConfig, target: Target, base: Gaussian, counted: Counted, seed: int
+) -> tuple[int, list[dict[str, float]]]:
+    """AIS and SMC, with as many Hamiltonian kernels as the budget allows after a pilot run has tuned them."""
+    generator, rows = torch.Generator().manual_seed(seed + 1), []
+    left = config.budget - counted.gradients / config.seeds
+    T = int(left / ((config.samples + PILOT_CHAINS * ADAPTATIONS) * (LEAPFROG + 1)))
+    if T < 1:
+        raise ValueError(f"a budget of {config.budget} gradients is not enough for one kernel")
+    threshold = 0.5 if config.method == "SMC" else 0.0
+    for mean, std in zip(base.mean[:, 0], base.std[:, 0], strict=True):
+        one = Gaussian(mean, std)
+        path = GeometricPath(one.log_prob, counted, linear_alphas(T))
+        kernels: list[HMC] = tune_step_sizes(
+            path,
+            lambda: one.sample((PILOT_CHAINS,), generator=generator)[0],  # noqa: B023
+            leapfrog_steps=LEAPFROG,
+            step_size=math.sqrt(2 * FIRST_STEP[config.target]),
+            adaptations=ADAPTATIONS,
+            generator=generator,
+        )
+        found = smc(Chain(one, kernels, path), config.samples, threshold=threshold, generator=generator)
+        row = judge(config.target, target.log_z, found.log_w.double()[:, None], found.z[:, None], None)[0]
+        rows.append({name: value for name, value in row.items() if not (threshold and name in ("gap", "ess"))})
+    return 0, rows
+
+
+def judge(name: str, log_z: float, log_w: Tensor, ends: Tensor, upper: Tensor | None) -> list[dict[str, float]]:
+    """What one estimate says of each seed.
+
+    Args:
+        name: Of the target.
+        log_z: Of the target, in nats.
+        log_w: Log weights ``(samples, seeds)``.
+        ends: Last points ``(samples, seeds, dim)``.
+        upper: Log weights of the way back from exact draws ``(seeds, samples)``, where there are any.
+
+    Returns:
+        For each seed, in nats: the ``gap``, log Z minus the mean of log w; the ``error``, log of the mean weight minus
+        log Z, below 0 on average; and ``upper``, the mean of log w on the way back minus log Z, above 0 on average. The
+        effective sample size ``ess`` as a share; neither it nor the gap means anything after resampling. ``astray``,
+        for landmarks, is the total variation between the weighted shares of eight regions and the exact ones.
+    """
+    columns = {
+        "gap": log_z - log_w.mean(0),
+        "error": log_mean_exp(log_w) - log_z,
+        "ess": effective_sample_size(log_w) / len(log_w),
+    }
+    if upper is not None:
+        columns["upper"] = upper.double().mean(1) - log_z
+    if name in LANDMARKS:
+        where, shares = regions(name, ends)
+        found = (nn.functional.one_hot(where, len(shares)) * log_w.softmax(0)[..., None]).sum(0)
+        columns["astray"] = 0.5 * (found - shares).abs().sum(-1)
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
