@@ -117,8 +117,8 @@ def tune_step_sizes(
 ) -> list[HMC]:
     """Find a step size for each target of a path in a pilot run, and freeze it.
 
-    The pilot chains go once along the path; at every target the step size is halved or enlarged until the mean
-    acceptance is near the wanted one. Discard the pilot chains: only the step sizes are kept.
+    The pilot chains go once along the path; at every target the step size is shortened or lengthened, a fixed
+    number of times, towards the wanted mean acceptance. Discard the pilot chains: only the step sizes are kept.
 
     Args:
         path: The targets f_0 … f_T.
