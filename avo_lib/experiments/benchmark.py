@@ -198,10 +198,11 @@ def judge(name: str, log_z: float, log_w: Tensor, ends: Tensor, upper: Tensor | 
         upper: Log weights of the way back from exact draws ``(seeds, samples)``, where there are any.
 
     Returns:
-        For each seed, in nats: the ``gap``, log Z minus the mean of log w; the ``error``, log of the mean weight minus
-        log Z, below 0 on average; and ``upper``, the mean of log w on the way back minus log Z, above 0 on average. The
-        effective sample size ``ess`` as a share; neither it nor the gap means anything after resampling. ``astray``,
-        for landmarks, is the total variation between the weighted shares of eight regions and the exact ones.
+        A row for each seed. In nats, ``gap`` is log Z minus the mean of log w; ``error`` the log of the mean weight
+        minus log Z, below 0 on average; ``upper`` the mean of log w on the way back minus log Z, above 0 on average.
+        ``ess`` is the effective sample size as a share; neither it nor the gap means anything after resampling.
+        ``astray``, of landmarks, is the total variation between the weighted shares of eight regions and the exact
+        ones.
     """
     columns = {
         "gap": log_z - log_w.mean(0),
