@@ -1,7 +1,8 @@
-"""The slider: what it refuses, and what it is made of."""
+"""The slider and the picker: what they refuse, and what they are made of."""
 
 import base64
 import io
+import re
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from avo_lib.show import figures
-from avo_lib.show.explore import _page, frame_slider
+from avo_lib.show.explore import _page, frame_slider, start_picker
 
 
 def frames(n: int, size: float = 1.0) -> list[Figure]:
@@ -93,3 +94,49 @@ def test_frames_that_fill_the_page_are_refused(generator):
     figure.figimage(torch.rand(600, 600, generator=generator).numpy())
     with pytest.raises(ValueError, match="kB of the page"):
         frame_slider([figure], labels=["noise"], name="n", alt="noise")
+
+
+def picker(paths: torch.Tensor, methods: int = 2, **changes):
+    _, axes = plt.subplots(figsize=(4, 2))
+    axes.set(xlim=(-2, 2), ylim=(-1, 1), position=(0, 0, 1, 1))
+    options = {"name": "Pick a start", "alt": "A plane"} | changes
+    return start_picker(axes, {f"way {i}": ("#0072B2", paths) for i in range(methods)}, **options).value
+
+
+def test_a_button_and_all_paths_for_each_start():
+    there_and_back = [[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
+    straight = [[[-1.0, 0.5]] + 3 * [[0.0, 0.0]], [[1.0, -0.5]] + 3 * [[2.0, 1.0]]]
+    page = picker(torch.tensor([*straight, there_and_back]))
+    buttons = re.findall(r'<input type="radio"[^>]*>', page)
+    assert len(buttons) == 3 and [" checked" in one for one in buttons] == [True, False, False]
+    assert 'aria-label="start at −1.0, 0.5: way 0 ends at 0.0, 0.0, way 1 ends at 0.0, 0.0"' in buttons[0]
+    assert "left: 25.00%; top: 25.00%" in buttons[0] and "left: 75.00%; top: 75.00%" in buttons[1]
+    groups = re.findall(r"<g class=.*?</g>", page)
+    assert [one.count("<polyline") for one in groups] == [2, 2, 2]
+    assert (
+        'points="100,50 200,100"' in groups[0]
+        and 'points="200,100 300,100 200,100"' in groups[2]
+        and 'cx="400" cy="0"' in groups[1]
+    )
+    assert len(set(re.findall("dasharray: ([^;]*);", page))) == 2, "told apart without colours"
+    assert re.findall('class="(w.)"', groups[0]) == ["w0", "w0", "w1", "w1"]
+    assert all(f".avo-start-{i}:checked ~ svg .avo-start-{i}" in page for i in range(3))
+    assert not plt.get_fignums()
+
+
+def test_texts_cannot_break_the_picker():
+    page = picker(torch.zeros(1, 2, 2), name="<b>β < 1", alt='a "quoted" <word>')
+    assert "<b>" not in page and "<word>" not in page and '"quoted"' not in page
+
+
+def test_what_the_picker_refuses():
+    here = torch.zeros(1, 2, 2)
+    for methods in (0, 5):
+        with pytest.raises(ValueError, match="1 to 4 methods"):
+            picker(here, methods)
+    figure, axes = plt.subplots()
+    with pytest.raises(ValueError, match="start alike"):
+        start_picker(axes, {"a": ("red", here), "b": ("blue", here + 1)}, name="n", alt="a")
+    plt.close(figure)
+    with pytest.raises(ValueError, match="kB of the page"):
+        picker(torch.rand(200, 300, 2))

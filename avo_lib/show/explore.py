@@ -1,11 +1,11 @@
-"""Pictures behind a slider that need neither a kernel nor a network."""
+"""Pictures to act on that need neither a kernel nor a network: frames behind a slider, and starts to choose from."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
@@ -13,9 +13,11 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-__all__ = ["frame_slider"]
+__all__ = ["frame_slider", "start_picker"]
 
 MAX_FRAMES = 15
 MAX_CHARACTERS = 250_000  # the budget of a whole page of the book
@@ -99,3 +101,104 @@ def _palette_png(figure: Figure) -> bytes:
         few = picture.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few.save(small, format="png", optimize=True)
     return small.getvalue()
+
+
+DASHES = ("none", "7 3", "2 3", "9 3 2 3")  # lines differ without their colours too
+PICKER = """<style>
+.avo-starts {{ border: 0; margin: 0; padding: 0; }}
+.avo-starts legend {{ font-size: 1rem; }}
+.avo-starts > div {{ background: white; color-scheme: light; max-width: {width}px; position: relative; }}
+.avo-starts img {{ display: block; width: 100%; }}
+.avo-starts svg {{ inset: 0; pointer-events: none; position: absolute; }}
+.avo-starts g {{ display: none; fill: none; stroke-width: 2; }}
+.avo-starts input {{ height: 14px; margin: -7px; position: absolute; width: 14px; z-index: 1; }}
+{ways}
+{shown} {{ display: inline; }}
+</style>
+<fieldset class="avo-starts"><legend>{name}</legend><div>
+{inputs}
+<img alt="{alt}" src="data:image/png;base64,{picture}">
+<svg viewBox="0 0 {width} {height}" aria-hidden="true">{groups}</svg>
+</div></fieldset>"""
+
+
+def start_picker(axes: Axes, paths: Mapping[str, tuple[str, Tensor]], *, name: str, alt: str) -> widgets.HTML:
+    """Shows where several methods go from a start that the reader picks on a picture.
+
+    The picture carries one radio button for each start, and of all paths those of the picked start are visible. It
+    takes no script at all: the page's style sheet does it, in the book and in a live notebook. The arrow keys go from
+    start to start, and each has the ends of its paths as its spoken name. The figure is closed.
+
+    Args:
+        axes: The picture, with limits that do not change any more; its whole figure is drawn.
+        paths: Of each method the colour and the points ``(starts, steps, 2)``, which begin at the same starts. Up to
+            four methods, told apart by dashes as well, in the order of :data:`DASHES`.
+        name: What is to be picked, written above.
+        alt: What the picture shows, in one sentence.
+
+    Returns:
+        The widget; as the last line of a cell it is displayed.
+
+    Raises:
+        ValueError: If there are no methods or more than four, if they do not start alike, or if all takes more than
+            250 kB of the page.
+
+    >>> import torch
+    >>> figure, axes = plt.subplots(figsize=(2, 2))
+    >>> there = torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]])
+    >>> "start at 0.0, 1.0: plain ends at 1.0, 1.0" in start_picker(
+    ...     axes, {"plain": ("#000000", there)}, name="Pick a start", alt="An empty plane"
+    ... ).value
+    True
+    """
+    lines = [points for _, points in paths.values()]
+    if not 1 <= len(lines) <= len(DASHES) or any((one[:, 0] != lines[0][:, 0]).any() for one in lines):
+        raise ValueError(f"start_picker takes 1 to {len(DASHES)} methods that start alike, not {len(lines)} such")
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.dpi = DPI
+    figure.draw_without_rendering()
+    width, height = (round(DPI * inches) for inches in figure.get_size_inches())
+
+    def pixels(points: Tensor) -> list[tuple[float, float]]:
+        return [(x, height - y) for x, y in axes.transData.transform(points.numpy(force=True)).tolist()]
+
+    inputs, groups = [], []
+    for i, ((left, top), start) in enumerate(zip(pixels(lines[0][:, 0]), lines[0][:, 0].tolist(), strict=True)):
+        ends, drawn = [], []
+        for way, (method, (_, points)) in enumerate(paths.items()):
+            x, y = pixels(points[i])[-1]
+            corners = [f"{a:.0f},{b:.0f}" for a, b in pixels(points[i])]
+            moves = [here for here, last in zip(corners, [None, *corners], strict=False) if here != last]
+            drawn.append(f'<polyline class="w{way}" points="{" ".join(moves)}"/>')
+            drawn.append(f'<circle class="w{way}" cx="{x:.0f}" cy="{y:.0f}" r="10"/>')
+            ends.append(f"{method} ends at {_place(points[i, -1].tolist())}")
+        label = html.escape(f"start at {_place(start)}: {', '.join(ends)}")
+        where = f"left: {100 * left / width:.2f}%; top: {100 * top / height:.2f}%"
+        inputs.append(
+            f'<input type="radio" name="avo-start" class="avo-start-{i}" aria-label="{label}" style="{where}"'
+            f"{' checked' if i == 0 else ''}>"
+        )
+        groups.append(f'<g class="avo-start-{i}">{"".join(drawn)}</g>')
+    styles = zip(paths.values(), DASHES, strict=False)
+    page = PICKER.format(
+        ways="\n".join(
+            f".avo-starts .w{way} {{ stroke: {colour}; stroke-dasharray: {dash}; }}"
+            for way, ((colour, _), dash) in enumerate(styles)
+        ),
+        shown=",\n".join(f".avo-start-{i}:checked ~ svg .avo-start-{i}" for i in range(len(inputs))),
+        name=html.escape(name),
+        alt=html.escape(alt),
+        inputs="\n".join(inputs),
+        groups="".join(groups),
+        picture=base64.b64encode(_palette_png(figure)).decode(),
+        width=width,
+        height=height,
+    )
+    if len(page) > MAX_CHARACTERS:
+        raise ValueError(f"the picker takes {len(page) / 1000:.0f} kB of the page: fewer starts, or shorter paths")
+    return widgets.HTML(page)
+
+
+def _place(point: Sequence[float]) -> str:
+    return ", ".join(f"{number:.1f}".replace("-", "−") for number in point)

@@ -194,3 +194,22 @@ def test_search_finds_chapters_first_with_a_line_of_text(
             target, _, anchor = (link.get_attribute("href") or "").partition("#")
             assert f'id="{anchor}"' in (built_book / target).read_text(encoding="utf-8") or not anchor
         assert not visit.errors
+
+
+def test_a_picked_start_shows_its_paths(browser: Any, pages: list[Path]) -> None:
+    """By the mouse and by the keyboard; one start shows at a time, and its button says where it leads."""
+    found = [page for page in pages if '<fieldset class="avo-starts">' in page.read_text(encoding="utf-8")]
+    assert found, "no page of the book has a picker"
+    for path in found:
+        with Visit(browser, path) as visit:
+            for width in WIDTHS:
+                visit.page.set_viewport_size({"width": width, "height": 900})
+                buttons, shown = visit.page.locator(".avo-starts input"), visit.page.locator(".avo-starts g:visible")
+                place = buttons.count() // 2
+                buttons.nth(place).click()
+                assert shown.count() == 1 and shown.get_attribute("class") == f"avo-start-{place}"
+                visit.page.keyboard.press("ArrowRight")
+                assert shown.count() == 1 and shown.get_attribute("class") == f"avo-start-{place + 1}"
+                assert "ends at" in (buttons.nth(place + 1).get_attribute("aria-label") or "")
+                first, button = shown.locator("polyline").first.bounding_box(), buttons.nth(place + 1).bounding_box()
+                assert first and button and first["x"] - 2 <= button["x"] + 7 <= first["x"] + first["width"] + 2

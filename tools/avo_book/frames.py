@@ -1,8 +1,8 @@
-"""Sliders without a kernel: the stored state of `avo_lib.show.explore.frame_slider` as plain HTML.
+"""Widgets without a kernel: the stored state of those of `avo_lib.show.explore` as plain HTML.
 
 A notebook keeps its widgets as ipywidgets saved them, once, and JupyterLab shows them from there. A page needs none
 of ipywidgets' scripts: the frames become figures, of which a reader without JavaScript sees the first, and
-`frames.js` puts a slider above them.
+`frames.js` puts a slider above them. A `start_picker` is plain HTML already.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def draw(app: Sphinx, doctree: nodes.document) -> None:
             page = page_of(models, view["model_id"])
         except (KeyError, StopIteration):
             logger.warning(
-                "a widget that is no frame_slider, which a page cannot show",
+                "a widget that is neither frame_slider nor start_picker, which a page cannot show",
                 location=node,
             )
             continue
@@ -43,11 +43,13 @@ def draw(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def page_of(models: dict[str, Any], model_id: str) -> str:
-    """Returns the HTML of one slider: all frames, the first visible.
+    """Returns the HTML of one slider, all frames with the first visible, or of one picker.
 
     Raises:
-        KeyError, StopIteration: If the model is not what `frame_slider` makes.
+        KeyError, StopIteration: If the model is not what `avo_lib.show.explore` makes.
     """
+    if models[model_id]["model_name"] == "HTMLModel":
+        return str(models[model_id]["state"]["value"])
     name = next(_found(models, model_id, "IntSliderModel"))["description"]
     first, *others = [frame["value"] for frame in _found(models, model_id, "HTMLModel")]
     hidden = [frame.replace('<div class="avo-frame"', '<div class="avo-frame" hidden', 1) for frame in others]
