@@ -1,4 +1,4 @@
-"""A small benchmark: twelve methods on five targets whose log Z is known, at equal numbers of gradient evaluations."""
+"""A small benchmark: thirteen methods on five targets with known log Z, at equal numbers of gradient evaluations."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ LEAPFROG, PILOT_CHAINS, ADAPTATIONS = 3, 50, 4  # of AIS and SMC
 class BenchmarkConfig:
     """One method on one target, judged by one estimate of log Z a seed.
 
-    Chains move along the geometric path with equal steps, NVI* along a path that learns: on landmarks from N(0, s² I),
-    with s given, and on regressions from a mean-field fit, which an eighth of the budget has paid for.
+    Chains move along the geometric path with equal steps, NVI* and NVIR* along paths that learn: on landmarks from
+    N(0, s² I), with s given, and on regressions from a mean-field fit, which an eighth of the budget has paid for.
 
     Attributes:
         target: One of :data:`TARGETS`.

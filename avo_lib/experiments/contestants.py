@@ -13,7 +13,7 @@ from avo_lib.chain import Chain, Gaussian
 from avo_lib.experiments.ascent import LONGEST_GRADIENT, shorten_by_seed
 from avo_lib.kernels import Controlled, Drift, GatedKernel, Kernel, Langevin, Underdamped, autoregressive
 from avo_lib.momentum import with_momentum
-from avo_lib.nested import LearnedPath, nested
+from avo_lib.nested import LearnedPath, Stand, nested
 from avo_lib.numerics import Noise, sum_last
 from avo_lib.objectives import avo, elbo
 from avo_lib.paths import GeometricPath, LogDensity, linear_alphas
@@ -112,6 +112,7 @@ LEARNED = {
     "HVI": 8,
     "AVO": 8,
     "NVI*": 8,
+    "NVIR*": 8,
     "flow": 4,
     "AVO flow": 4,
     "ULA": 16,
@@ -160,7 +161,7 @@ class Contestant:
             match self.method:
                 case method if method in PROPOSALS:
                     return Affine(self.dim, diagonal=self.method == "mean-field", batch=batch)
-                case "HVI" | "AVO" | "NVI*":
+                case "HVI" | "AVO" | "NVI*" | "NVIR*":
                     return GatedKernel(self.dim, HIDDEN, std_init=self.base.std.mean().item() / 2, batch=batch)
                 case "flow" | "AVO flow":
                     return OnePerSeed(autoregressive(self.dim, HIDDEN, reverse=t % 2 == 1) for _ in range(self.seeds))
@@ -174,9 +175,9 @@ class Contestant:
         return nn.ModuleList(make(t) for t in range(self.T))
 
     def learned_path(self) -> LearnedPath | None:
-        """The path that learns beside the kernels of NVI*; its draws are ``(points, seeds, dim)``."""
+        """The path that learns beside the kernels of NVI* and NVIR*; its draws are ``(points, seeds, dim)``."""
         base = Gaussian(self.base.mean[:, 0], self.base.std[:, 0])
-        learns = self.method == "NVI*"
+        learns = self.method in ("NVI*", "NVIR*")
         return LearnedPath(base.log_prob, self.log_density, self.T, (self.seeds,)) if learns else None
 
     def chain(self, kernels: nn.ModuleList, points: int) -> Chain:
@@ -193,7 +194,8 @@ class Contestant:
         if path is not None:
             base = Gaussian(self.base.mean[:, 0], self.base.std[:, 0])
             turned = Chain(base, [_Turned(kernel) for kernel in kernels], path)  # type: ignore[arg-type]
-            return lambda: nested(turned, points, generator=generator).sum()
+            stand: Stand = "weighted" if self.method == "NVI*" else "resampled"
+            return lambda: nested(turned, points, stand, generator=generator).sum()
         chain, local = self.chain(kernels, points), self.method.startswith("AVO")
         value = avo if local else elbo
         return lambda: value(chain.sample(detach=local, generator=generator)).mean(-1).sum()

@@ -109,7 +109,7 @@ def benchmark(
     results: Path = RESULTS,
     threads: int = 1,
 ) -> None:
-    """Estimate log Z of five targets by twelve methods and print their errors, in nats; finished ones are skipped.
+    """Estimate log Z of five targets by thirteen methods and print their errors, in nats; finished ones are skipped.
 
     Several calls with methods of their own share the work.
 
