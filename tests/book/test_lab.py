@@ -29,6 +29,15 @@ frames = [plt.figure(figsize=(2, 1)) for _ in range(3)]
 frame_slider(frames, labels=["first", "second", "third"], name="step", alt="Empty")
 """
 
+PICKED = """
+import torch
+from avo_lib.show.explore import start_picker
+
+_, axes = plt.subplots(figsize=(3, 2))
+there = torch.tensor([[[0.2, 0.2], [0.8, 0.2]], [[0.2, 0.8], [0.8, 0.8]]])
+start_picker(axes, {"plain": ("#000000", there)}, name="Pick a start", alt="Empty")
+"""
+
 
 class Lab:
     """A JupyterLab of its own: no setting of the reader's, no token, one folder."""
@@ -111,10 +120,12 @@ def test_make_lab_shows_the_sliders_before_anything_has_run(browser: Any, open_l
     page.close()
 
 
-def test_a_notebook_runs_and_its_widget_is_live(browser: Any, open_lab: Any, tmp_path: Path) -> None:
+def test_a_notebook_runs_and_its_widgets_are_live(browser: Any, open_lab: Any, tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    notebook = new_notebook(cells=[new_code_cell(LIVE)], metadata={"kernelspec": tool.KERNELSPEC})
+    notebook = new_notebook(
+        cells=[new_code_cell(LIVE), new_code_cell(PICKED)], metadata={"kernelspec": tool.KERNELSPEC}
+    )
     nbformat.write(notebook, folder / "live.ipynb")
     lab = open_lab(folder, extension=True)
     page = browser.new_page(viewport={"width": 1300, "height": 900})
@@ -129,4 +140,8 @@ def test_a_notebook_runs_and_its_widget_is_live(browser: Any, open_lab: Any, tmp
     page.keyboard.press("ArrowRight")
     page.locator(".jp-OutputArea").get_by_text("second").wait_for(timeout=10_000)
     assert not page.locator(".jp-OutputArea").get_by_text("first").is_visible()
+    page.locator(".jp-Notebook .cm-content").nth(1).click()
+    page.keyboard.press("Shift+Enter")
+    page.get_by_role("radio").nth(1).check(timeout=30_000)
+    assert page.locator(".avo-starts g:visible").get_attribute("class") == "avo-start-1"
     page.close()
