@@ -9,8 +9,12 @@ import torch
 
 from avo_lib.chain import Gaussian
 from avo_lib.evaluation import ais
+from avo_lib.experiments import inference as of_gaps
+from avo_lib.experiments import referee as judge
+from avo_lib.experiments.inference import inference_gaps
 from avo_lib.experiments.referee import RefereeConfig, encoder_chain, referee, referee_file
 from avo_lib.experiments.results import load_results
+from avo_lib.gaps import GapConfig
 from avo_lib.kernels import HMC
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_bernoulli, log_normal
@@ -75,3 +79,25 @@ def test_the_importance_sampling_is_that_of_the_published_result(small_run):
 def test_what_cannot_be_judged_is_refused(change):
     with pytest.raises(ValueError, match="need at least two"):
         replace(FEW, **change)
+
+
+def test_simulated_images_are_of_the_models_own_prior(small_run, monkeypatch):
+    """A learned prior far from N(0, I): draws of the latter would bound the likelihood of nothing."""
+    config = VAEConfig(hidden=(20,), latent=4, T=2, batch_norm=False, pseudo_inputs=3)
+    model = VAE(config).float().eval()
+    with torch.no_grad():
+        model.q0.bias[:4] = 20.0
+    seen = []
+
+    def above(model, x, z, *rest, **options):
+        seen.append(z)
+        return torch.zeros(len(z))
+
+    monkeypatch.setattr(judge, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(judge, "_reverse", above)
+    referee("miniature", "avo", config=FEW, results=small_run)
+    monkeypatch.setattr(of_gaps, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(of_gaps, "measure_bracket", above)
+    few = GapConfig(draws=5, steps=3, samples=2, chains=2, T=3, leapfrog_steps=1)
+    inference_gaps("miniature", "avo", config=few, images=6, simulated=5, device="cpu", results=small_run)
+    assert [z.shape for z in seen] == [(5, 4), (5, 4)] and all(bool((z > 10).all()) for z in seen)

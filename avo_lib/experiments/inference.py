@@ -88,8 +88,8 @@ def _rows(gaps: Gaps) -> dict[str, Any]:
 
 
 def _bracket(model: VAE, n: int, pilot: Tensor, config: GapConfig, generator: torch.Generator) -> dict[str, float]:
-    z = torch.randn(n, model.config.latent, generator=generator, device=generator.device)
     with torch.no_grad():
+        z = model.sample_prior(n, generator=generator)
         x = model.likelihood.sample(model.decode(z), generator=generator)
     return _row(measure_bracket(model, x, z, pilot, config, generator=generator))
 

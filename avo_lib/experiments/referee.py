@@ -118,7 +118,7 @@ def _judged(experiment: str, method: str, seed: int, config: RefereeConfig, resu
         generator=generator,
     )
     x = data.held_out()[: config.images]
-    z = torch.randn(config.simulated, model.config.latent, generator=generator)
+    z = model.sample_prior(config.simulated, generator=generator)
     simulated = model.likelihood.sample(model.decode(z), generator=generator)
     by_is, by_ais = _both(model, x, kernels, config, generator)
     drawn_is, drawn_ais = _both(model, simulated, kernels, config, generator)

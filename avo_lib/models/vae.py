@@ -192,12 +192,13 @@ class VAE(nn.Module):
         kernels: Sequence[Kernel] = list(self.kernels)  # type: ignore[arg-type]
         return Chain(proposal, kernels, path, features)
 
+    def sample_prior(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws ``(n, latent)`` of the model's own prior, learned or not."""
+        learned = self.learned_prior()
+        if learned:
+            return learned.sample(n, generator=generator)
+        return standard_normal(self.alphas.new_empty(n, self.config.latent), generator)
+
     def sample_images(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """The mean images ``(n, pixels)``, for binary pixels their probabilities, of n draws of the prior."""
-        learned = self.learned_prior()
-        z = (
-            learned.sample(n, generator=generator)
-            if learned
-            else standard_normal(self.alphas.new_empty(n, self.config.latent), generator)
-        )
-        return self.likelihood.mean(self.decode(z))
+        return self.likelihood.mean(self.decode(self.sample_prior(n, generator=generator)))
