@@ -111,6 +111,10 @@ def test_seeds_are_independent():
         one.grad = torch.full_like(one, 1e-3)
     ascent.shorten_by_seed(parameters)
     assert all(bool((one.grad == 1e-3).all()) for one in parameters)
+    for bad in (math.nan, math.inf):
+        parameters[0].grad[0].flatten()[0] = bad
+        ascent.shorten_by_seed(parameters)
+        assert all(bool((one.grad[0] == 0).all() and (one.grad[1] == 1e-3).all()) for one in parameters)
 
 
 def test_a_finished_fit_is_read_and_its_chain_comes_back(tmp_path, monkeypatch):

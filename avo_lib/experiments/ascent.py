@@ -52,4 +52,5 @@ def shorten_by_seed(parameters: Iterable[nn.Parameter]) -> None:
     length = torch.stack([one.flatten(1).square().sum(1) for one in gradients]).sum(0).sqrt()
     factor = (LONGEST_GRADIENT / length.clamp(min=LONGEST_GRADIENT)).nan_to_num(nan=0.0)
     for one in gradients:
-        one.mul_(factor.reshape(-1, *[1] * (one.dim() - 1)))
+        scale = factor.reshape(-1, *[1] * (one.dim() - 1))
+        one.mul_(scale).masked_fill_(scale == 0, 0.0)  # zero times what is not finite is not zero

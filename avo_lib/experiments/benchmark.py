@@ -49,7 +49,8 @@ class BenchmarkConfig:
         target: One of :data:`TARGETS`.
         method: One of :data:`METHODS`.
         budget: Points at which the target's gradient is taken, for training or tuning and for the estimate together,
-            for each seed. AIS and SMC spend it on kernels, the others on updates.
+            for each seed. AIS and SMC spend it on kernels, the others on updates. What differentiates through a
+            gradient is not counted again; one update and one estimate that only count are.
         samples: Weights of the estimate.
         batch: Trajectories of an update, for each seed.
         lr: First learning rate of Adam.
@@ -105,7 +106,7 @@ def _mean_field(config: BenchmarkConfig, base: Gaussian, counted: Counted, seed:
 
 
 def _trained(config: BenchmarkConfig, base: Gaussian, counted: Counted, seed: int) -> tuple[Chain, int]:
-    """A trained chain with ``samples`` draws a seed, and the number of its updates."""
+    """A trained chain with ``samples`` draws a seed, and the number of its updates, of which the first only counts."""
     contestant = Contestant(config.method, counted, base.mean.shape[-1], base, FIRST_STEP[config.target])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

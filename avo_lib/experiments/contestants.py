@@ -202,7 +202,7 @@ class Contestant:
 
 
 def shorten(kernels: nn.ModuleList) -> None:
-    """Gradients of an update no longer than LONGEST_GRADIENT, for each seed on its own."""
+    """Gradients of the kernels no longer than LONGEST_GRADIENT, for each seed on its own; a path's stay as they are."""
     single = [kernel.kernels for kernel in kernels if isinstance(kernel, OnePerSeed)]
     for copies in zip(*single, strict=True):
         nn.utils.clip_grad_norm_([one for copy in copies for one in copy.parameters()], LONGEST_GRADIENT)
