@@ -21,7 +21,7 @@ from avo_lib.numerics import log_normal
 from avo_lib.targets import Target
 
 LOG_Z = {"ionosphere": -111.613, "sonar": -108.385}
-"""In nats: the mean of :func:`log_evidence` over seeds 0, 1 and 2; its standard errors are .001 and .002."""
+"""Means of :func:`log_evidence` over the seeds 0, 1 and 2, in nats; their standard errors are .001 and .002."""
 
 FREEDOM, PILOTS, PILOT = 20, 5, 100_000  # of the proposal's t distribution: its tails are heavier than the prior's
 
