@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.counting import Counted
+from avo_lib.experiments import dynamics
 from avo_lib.experiments.ascent import maximise
 from avo_lib.experiments.contestants import LEARNED, PROPOSALS, Affine, Contestant, shorten
 from avo_lib.experiments.records import once
@@ -32,9 +33,9 @@ TARGETS: dict[str, Callable[[], Target]] = LANDMARKS | {
     name: partial(regression, name) for name in ("ionosphere", "sonar")
 }
 METHODS = (*LEARNED, "AIS", "SMC")
-BASE_STD = {"ring": 5.0, "funnel": 1.0, "many-well": 1.0, "ionosphere": 1.0, "sonar": 1.0}
+BASE_STD = dynamics.BASE_STD | {"ionosphere": 1.0, "sonar": 1.0}
 FITTED, FITTED_SHARE = ("ionosphere", "sonar"), 8  # their chains start from a mean field, for an eighth of the budget
-FIRST_STEP = {"ring": 0.3, "funnel": 0.05, "many-well": 0.03, "ionosphere": 0.002, "sonar": 0.002}
+FIRST_STEP = dynamics.FIRST_STEP | {"ionosphere": 0.002, "sonar": 0.002}
 LEAPFROG, PILOT_CHAINS, ADAPTATIONS = 3, 50, 4  # of AIS and SMC
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.experiments.ascent import LONGEST_GRADIENT, shorten_by_seed
+from avo_lib.experiments.dynamics import CLIP
 from avo_lib.kernels import Controlled, Drift, GatedKernel, Kernel, Langevin, Underdamped, autoregressive
 from avo_lib.momentum import with_momentum
 from avo_lib.nested import LearnedPath, Stand, nested
@@ -18,7 +19,6 @@ from avo_lib.numerics import Noise, sum_last
 from avo_lib.objectives import avo, elbo
 from avo_lib.paths import GeometricPath, LogDensity, linear_alphas
 
-CLIP = 100.0  # of drifts; without it chains diverge on the funnel and between quartic walls
 HIDDEN = 64
 
 
