@@ -65,6 +65,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     assert part.run.curve == whole.run.curve and part.run.epoch == 3
 
 
+def test_a_finished_run_has_no_step_left_to_capture(tmp_path, monkeypatch):
+    """Nor has one that was stopped in its evaluation and is restored."""
+    setup = small("paper", "vae", epochs=1)
+    monkeypatch.setattr(on_gpu.Run, "_captured", lambda run, objective: objective)
+    run = on_gpu.Run(setup, 0, setup.data(), tmp_path, "cpu")
+    assert run._capture() == [ELBO()]
+    on_gpu.train([run])
+    again = on_gpu.Run(setup, 0, setup.data(), tmp_path, "cpu")
+    assert again.finished and again._capture() == [] and not again.advance()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("method", ["vae_noise15", "avo_proposal", "hvi_resting"])
 def test_a_graph_takes_the_steps_that_it_captured(method, tmp_path, monkeypatch):

@@ -76,7 +76,16 @@ class Run:
         self.order = torch.arange(len(data.train), device=self.place).view(self.batches, -1)
         self.total = torch.zeros((), dtype=torch.double, device=self.place)
         self.stream = torch.cuda.Stream() if self.graphed else None
-        self.graphs = [self._captured(one) for one in self.objectives] if self.graphed else []
+        self.graphs = self._capture() if self.graphed else []
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left."""
+        return self.run.epoch == self.config.epochs
+
+    def _capture(self) -> list[torch.cuda.CUDAGraph]:
+        """The graph of each kind of step; a finished run, stopped in its evaluation, has no beta for one more."""
+        return [] if self.finished else [self._captured(one) for one in self.objectives]
 
     def _step(self, objective: Objective) -> None:
         x = self.data.train.index_select(0, self.order.index_select(0, self.at % self.batches)[0])
@@ -125,7 +134,7 @@ class Run:
 
     def advance(self) -> bool:
         """One step, and at the end of an epoch the validation; False once the run is finished."""
-        if self.run.epoch == self.config.epochs:
+        if self.finished:
             return False
         with torch.cuda.stream(self.stream) if self.stream else nullcontext():
             if self.run.batch == 0:
@@ -210,7 +219,7 @@ def main() -> None:
         runs[method, seed] = Run(setup, seed, data[key], folder, device)
     train([*runs.values()], options.minutes * 60)
     for (method, seed), run in runs.items():
-        if run.run.epoch < run.config.epochs:
+        if not run.finished:
             print(f"{method} {seed}: {run.run.epoch} of {run.config.epochs} epochs")
             continue
         run.model.load_state_dict(run.run.best_weights)
