@@ -17,6 +17,8 @@ from avo_lib.paths import GeometricPath, LogDensity, sigmoidal_alphas
 BLOCK = 250
 """Images that share one draw of noise; part of the definition of a result, so no option."""
 PILOT_CHAINS, ADAPTATIONS = 2, 3
+LEAST_STD = 1e-3
+"""Of the search's start, where all draws of a chain may agree."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def measure_gaps(
 ) -> Gaps:
     """Bound, best Gaussian and AIS of each image.
 
-    The encoder says where the search for the Gaussian begins, and no more: two models with one decoder get one log p.
+    The model's own inference says where the search for the Gaussian begins, and no more: two models with one decoder
+    get one log p.
 
     Args:
         model: Anything with ``chain(x)`` whose proposal is a :class:`Gaussian`; in evaluation mode, best without
@@ -98,7 +101,8 @@ def measure_gaps(
         log_f = _target(model, part)
         with torch.no_grad():
             bound = model.chain(part).sample((config.draws,), generator=generator).log_w().mean(0)
-        chain = gaussian_chain(log_f, fit_gaussians(log_f, _start(model, part), config, generator), kernels)
+        lam = fit_gaussians(log_f, _start(model, part, config, generator), config, generator)
+        chain = gaussian_chain(log_f, lam, kernels)
         with torch.no_grad():
             u, log_q = chain.proposal.sample((config.draws,), generator=generator)
             local = (chain.target(config.T)(u) - log_q).mean(0)
@@ -133,7 +137,7 @@ def measure_bracket(
     """
     config, generator = config or GapConfig(), generator or torch.Generator(x.device)
     kernels, log_f = _tuned(model, pilot, config, generator), _target(model, x)
-    lam = fit_gaussians(log_f, _start(model, x), config, generator)
+    lam = fit_gaussians(log_f, _start(model, x, config, generator), config, generator)
     chain, (mean, log_std) = gaussian_chain(log_f, lam, kernels), lam.chunk(2, dim=-1)
     u = ((z - mean) / log_std.exp()).expand(config.chains, *z.shape)
     above = -log_mean_exp(-reverse_ais(chain, u, generator=generator)[1])
@@ -166,7 +170,7 @@ def gaussian_chain(log_f: LogDensity, lam: Tensor, kernels: list[HMC]) -> Chain:
 
 def _tuned(model: LatentVariableModel, pilot: Tensor, config: GapConfig, generator: torch.Generator) -> list[HMC]:
     log_f = _target(model, pilot)
-    lam = fit_gaussians(log_f, _start(model, pilot), config, generator)
+    lam = fit_gaussians(log_f, _start(model, pilot, config, generator), config, generator)
     chain = gaussian_chain(log_f, lam, [HMC(0.5)] * config.T)
     return tune_step_sizes(
         chain.path,
@@ -183,10 +187,14 @@ def _target(model: LatentVariableModel, x: Tensor) -> LogDensity:
     return chain.target(len(chain.kernels))
 
 
-def _start(model: LatentVariableModel, x: Tensor) -> Tensor:
-    """The encoder's Gaussian, which is where the search begins."""
+def _start(model: LatentVariableModel, x: Tensor, config: GapConfig, generator: torch.Generator) -> Tensor:
+    """Where the search begins: the encoder's Gaussian, or the moments at the end of its chain, wherever that is."""
     with torch.no_grad():
-        proposal = model.chain(x).proposal
-    if not isinstance(proposal, Gaussian):
-        raise TypeError(f"gaps are measured from a Gaussian proposal, not from a {type(proposal).__name__}")
-    return torch.cat([proposal.mean, proposal.std.log()], -1)
+        chain = model.chain(x)
+        if not isinstance(chain.proposal, Gaussian):
+            raise TypeError(f"gaps are measured from a Gaussian proposal, not from a {type(chain.proposal).__name__}")
+        mean, std = chain.proposal.mean, chain.proposal.std
+        if chain.kernels:
+            z = chain.sample((config.draws,), generator=generator).z[-1]
+            mean, std = z.mean(0), z.std(0, correction=0).clamp(min=LEAST_STD)
+    return torch.cat([mean, std.log()], -1)

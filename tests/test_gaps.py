@@ -88,6 +88,41 @@ def test_the_search_ends_at_the_best_gaussian(model, x, generator):
     assert (log_std + 0.5 * precision.diagonal().log()).abs().max() < 0.1
 
 
+class Carries:
+    """A kernel that does all of the work: from where the proposal is, to the posterior."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def forward(self, z, log_f, context, *, generator=None):
+        return z + self.by, torch.zeros(z.shape[:-1])
+
+
+@dataclass
+class Carried(Linear):
+    """The same model, whose proposal is far away and is carried to where it was."""
+
+    by: float = 30.0
+
+    def chain(self, x):
+        near = super().chain(x)
+        far = Gaussian(near.proposal.mean - self.by, near.proposal.std)
+        like = near.path.log_likelihood
+        return Chain(far, [Carries(self.by)], AmortisedPath(log_normal, like, like, linear_alphas(1)))
+
+
+def test_the_search_begins_where_the_chain_ends(model, x, generator):
+    """Not at the proposal, which chains of a trained model leave behind."""
+    carried, short = Carried(model.weight), replace(CONFIG, steps=60, draws=400)
+    log_p, best, own = exact(model, x)
+    found = measure_gaps(carried, x, x[:10], short, generator=generator)
+    assert abs((found.bound - (log_p - own)).mean()) < 0.2
+    assert abs((found.local - (log_p - best)).mean()) < 0.05
+    start = torch.cat([carried.chain(x).proposal.mean, carried.chain(x).proposal.std.log()], -1)
+    lost = fit_gaussians(carried.chain(x).target(1), start, short, generator).chunk(2, dim=-1)
+    assert (lost[0] - model.posterior(x)[0]).abs().min() > 5  # from there so short a search does not arrive
+
+
 def test_log_p_does_not_see_the_encoder(model, x, generator):
     poor = replace(model, off=-1.0, stretch=3.0)
     first, second = (measure_gaps(one, x, x[:10], CONFIG, generator=generator) for one in (model, poor))
