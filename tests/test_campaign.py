@@ -143,6 +143,15 @@ def test_a_sweep_refuses_results_of_other_settings(folders):
         sweep("miniature", ["vae"], jobs=1, **folders)
 
 
+@pytest.mark.parametrize("samples", [None, 30])
+def test_a_result_judged_with_other_samples_is_not_taken_for_this_one(samples, folders):
+    """How a model is judged is no part of how it was trained, and yet of what its result says."""
+    setup = find("miniature", "vae")
+    sweep("miniature", {"vae": setup}, jobs=1, **folders)
+    with pytest.raises(ValueError, match="has other settings than miniature vae has now"):
+        sweep("miniature", {"vae": replace(setup, samples=samples)}, jobs=1, **folders)
+
+
 @pytest.mark.parametrize("start", [partial(sweep, methods=["vae"], jobs=1), partial(run, method="vae")])
 def test_a_damaged_result_is_named(start, folders):
     file = result_file("miniature", "vae", 0, folders["results"])

@@ -181,7 +181,8 @@ def _finished(experiment: str, method: str, seed: int, results: Path | str, setu
     file = result_file(experiment, method, seed, results)
     if not file.is_file():
         return False
-    found = read_result(file)["config"]
+    result = read_result(file)
+    found, judged_with = result["config"], result.get("test", {}).get("samples")
     if isinstance(setup, Experiment):  # an option that came later had its default, which changes nothing
         defaults = Experiment(VAEConfig(), TrainConfig(epochs=1), setup.binarisation).described()
         found.setdefault("dataset", defaults["dataset"])
@@ -189,7 +190,7 @@ def _finished(experiment: str, method: str, seed: int, results: Path | str, setu
             found["train"] = _with_objective(found["train"])
             for part in ("model", "train"):
                 found[part] = defaults[part] | found[part]
-    if found != plain(setup.described()):
+    if found != plain(setup.described()) or judged_with != setup.samples:
         raise ValueError(
             f"{file} has other settings than {experiment} {method} has now. Use another folder, or delete it"
         )
