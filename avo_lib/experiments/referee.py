@@ -60,6 +60,8 @@ def encoder_chain(model: VAE, x: Tensor, kernels: list[HMC]) -> Chain:
     """The path from the encoder's Gaussian q_0(z|x) to p(z) p(x|z), a chain for each image ``(images, pixels)``.
 
     It starts near its end, so it needs fewer stations than the path from the prior (Wu et al. 2017, arXiv 1611.04273).
+    After kernels that carry their latents far from q_0 it does not: the bracket on simulated images tells, and
+    :func:`avo_lib.gaps.measure_gaps` starts where the chain ends.
     """
     own = model.chain(x)
     path = GeometricPath(own.proposal.log_prob, own.target(len(own.kernels)), sigmoidal_alphas(len(kernels)))
