@@ -32,8 +32,8 @@
         .sort((a, b) => b.score - a.score);
       // A chapter's file has the short name of what it is about.
       const name = page.url.split("/").pop().replace(".html", "");
-      const about = words.some((word) => word === name) || weigh(page.title, "", patterns) > 0;
-      const score = sections.reduce((sum, section) => sum + section.score, 0) + (about ? 1e4 : 0);
+      const about = words.some((word) => word === name) ? 2e4 : weigh(page.title, "", patterns) > 0 ? 1e4 : 0;
+      const score = sections.reduce((sum, section) => sum + section.score, about);
       return { ...page, sections, score: page.url.includes("/reference/") ? score / 1e6 : score, patterns };
     });
     return pages.filter((page) => page.sections.length).sort((a, b) => b.score - a.score);

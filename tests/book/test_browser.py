@@ -175,16 +175,17 @@ def test_numbers_in_a_table_stand_apart(browser: Any, built_book: Path, width: i
 
 
 @pytest.mark.parametrize(
-    ("query", "first"), [("AVO", "Annealed variational objectives"), ("importance samp", "Annealed")]
+    ("query", "first", "place"), [("AVO", "Annealed variational objectives", 1), ("importance samp", "Annealed", 2)]
 )
 def test_search_finds_chapters_first_with_a_line_of_text(
-    browser: Any, built_book: Path, query: str, first: str
+    browser: Any, built_book: Path, query: str, first: str, place: int
 ) -> None:
+    """A chapter whose file is named so comes before titles that mention the word."""
     with Visit(browser, built_book / "search.html") as visit:
         visit.page.goto((built_book / "search.html").as_uri() + f"?q={query}")
         assert all(title.is_visible() for title in visit.page.locator("#search-results h2").all())
         titles = visit.page.locator("#search-results h2").all_inner_texts()
-        assert any(title.startswith(first) for title in titles[:2])
+        assert any(title.startswith(first) for title in titles[:place])
         links = [link.get_attribute("href") for link in visit.page.locator("#search-results h2 a").all()]
         late = ["/reference/" in link for link in links]
         assert len(links) == len(titles) and late == sorted(late) and late[-1], "reference pages come last"
