@@ -52,6 +52,12 @@ def test_at_the_posterior_the_gradient_of_the_proposal_vanishes(generator):
     assert gradients(ELBO(), generator, **exact)[1].std() > 0.1
 
 
+def test_with_one_draw_it_is_the_elbo_without_the_score():
+    both = [gradients(one, torch.Generator().manual_seed(3)) for one in (STL(), DReG(1))]
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
 def test_the_noise_shrinks_where_that_of_the_bound_does_not(generator):
     """Signal to noise of the proposal's gradient: it falls with K under IWAE and rises under DReG."""
     ratio = {}
