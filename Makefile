@@ -53,7 +53,7 @@ check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctes
 notebooks: .venv/.installed ## Run the notebooks again in place; only one: make notebooks ONLY=book/annealing/avo.ipynb
 	@$(BIN)/python tools/notebooks.py run $(ONLY)
 
-experiment: .venv/.installed ## Train and evaluate all models of the report protocol again, into runs/results; an hour and a half on two cores
+experiment: .venv/.installed ## Train and evaluate all models of the report protocol again, into runs/results; two hours on two cores
 	@$(BIN)/python -m avo_lib sweep --experiment report --seeds 0 1 2 --results runs/results
 
 clean: ## Remove what was built, but not .venv
