@@ -1,4 +1,4 @@
-r"""Two logistic regressions that papers on annealed samplers share: posteriors with strong correlations and one mode.
+r"""Two logistic regressions that papers on annealed samplers share: posteriors with correlated weights and one mode.
 
 Standardised columns and an intercept, weights :math:`w \sim N(0, I)`, labels :math:`y_i \sim
 \mathrm{Bernoulli}(\mathrm{sigmoid}(x_i^\top w))`; log Z is the evidence of the labels. The data are from the UCI
