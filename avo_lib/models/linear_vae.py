@@ -126,7 +126,7 @@ class LinearVAE(nn.Module):
         return 0.5 * (self.log_var.exp() - self.log_var - 1 + (x @ self.encoder.mT).square())
 
     def elbo(self, covariance: Tensor, beta: float = 1.0) -> Tensor:
-        """The exact ELBO averaged over data, in nats, ``(...)``; for beta = 1 alone a bound on :func:`log_marginal`."""
+        """The exact ELBO averaged over data, in nats, ``(...)``; for beta ≥ 1 at most :func:`log_marginal`."""
         gram = self.weight.mT @ self.weight
         code = _times(self.encoder, covariance)
         fitted = (code.mT * self.weight).sum((-2, -1))
