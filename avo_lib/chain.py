@@ -5,7 +5,8 @@ A chain draws :math:`z_0 \sim q_0` and moves it through kernels :math:`q_t(z_t\m
 
 .. math::
     \log w &= \log f_0(z_0) - \log q_0(z_0) + \sum_{t=1}^T \log v_t, \\
-    \log v_t &= \log f_t(z_t) - \log f_{t-1}(z_{t-1}) + \log r_t(z_{t-1}\mid z_t) - \log q_t(z_t\mid z_{t-1}),
+    \log v_t &= \log f_t(z_t) - \log f_{t-1}(z_{t-1}) \\
+    &\quad + \log r_t(z_{t-1}\mid z_t) - \log q_t(z_t\mid z_{t-1}),
 
 and :math:`E\,w = Z_T`, whatever the kernels. The mean of log w is the ELBO; the log of the mean of K weights is the
 IWAE bound; with MCMC kernels the weights are those of annealed importance sampling; and the sum of the log v_t, each

@@ -3,7 +3,9 @@ r"""How much of the latent space a model uses: KL for each unit, active units, a
 A unit whose posterior equals its prior for every image carries nothing. Three numbers say how far a unit, or a code, is
 from that. For an encoder :math:`q_0(z\mid x)` and its aggregate :math:`q(z) = E_x\,q_0(z\mid x)` they are tied by
 
-.. math:: E_x\,\mathrm{KL}(q_0(z\mid x)\,\|\,p(z)) = I(x; z) + \mathrm{KL}(q(z)\,\|\,p(z)),
+.. math::
+    E_x & \,\mathrm{KL}(q_0(z\mid x)\,\|\,p(z)) \\
+    &= I(x; z) + \mathrm{KL}(q(z)\,\|\,p(z)),
 
 so the KL bounds the information from above (Hoffman & Johnson 2016).
 """

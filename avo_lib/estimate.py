@@ -121,7 +121,9 @@ def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
     logistic regression on log w of slope one, and log Z its intercept. At the maximum of its likelihood (Shirts et al.
     2003), with :math:`m = \log(n_F/n_R)`,
 
-    .. math:: \sum_F \mathrm{sigmoid}(\log w - \log Z - m) = \sum_R \mathrm{sigmoid}(\log Z + m - \log w).
+    .. math::
+        \sum_F & \,\mathrm{sigmoid}(\log w - \log Z - m) \\
+        &= \sum_R \mathrm{sigmoid}(\log Z + m - \log w).
 
     Args:
         forward: Independent log weights ``(n_F,)`` of forward chains, in nats.

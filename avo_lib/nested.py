@@ -3,7 +3,8 @@ r"""Nested variational inference: annealed objectives on weighted particles, alo
 Step t of a chain should take the *target* :math:`\pi_{t-1} = f_{t-1}/Z_{t-1}` to the next, and pays
 
 .. math::
-    D_{KL}(\pi_{t-1} q_t \| \pi_t r_t) = \log Z_t - \log Z_{t-1} - E_{\pi_{t-1}} E_{q_t} \log v_t .
+    D_{KL}(\pi_{t-1} q_t \| \pi_t r_t) &= \log Z_t - \log Z_{t-1} \\
+    &\quad - E_{\pi_{t-1}} E_{q_t} \log v_t .
 
 AVO lets the points that the chain has reached stand for :math:`\pi_{t-1}`. Zimmermann et al. 2021 (arXiv 2106.11302)
 weigh or resample them first, and then the sum of the divergences is a function of the path as well.
@@ -74,8 +75,8 @@ def nested(chain: Chain, samples: int, particles: Stand = "weighted", *, generat
 
     .. math::
         \partial_{\alpha_t} D_t &= E_{\pi_t} u(z_t) - E_{\pi_{t-1} q_t} u(z_t), \\
-        \partial_{\alpha_{t-1}} D_t &= -\mathrm{Cov}_{\pi_{t-1} q_t}(u(z_{t-1}), \log v_t),
-        \qquad u = \log f_T - \log f_0 .
+        \partial_{\alpha_{t-1}} D_t &= -\mathrm{Cov}_{\pi_{t-1} q_t}(u(z_{t-1}), \log v_t), \\
+        u &= \log f_T - \log f_0 .
 
     Args:
         chain: With learned kernels; neither proposal nor model learns.

@@ -49,8 +49,9 @@ class Controlled(Langevin):
     r"""Controlled Monte Carlo diffusion: one drift u, with opposite signs there and back (Vargas et al. 2024).
 
     .. math::
-        q:\ z = z_{prev} + \tau\{\nabla\log f + u_{t-1}\}(z_{prev}) + \sqrt{2\tau}\,\xi, \qquad
-        r:\ z_{prev} = z + \tau\{\nabla\log f - u_t\}(z) + \sqrt{2\tau}\,\xi'
+        q:\ z &= z_{prev} + \sqrt{2\tau}\,\xi \\
+        &\quad + \tau\{\nabla\log f + u_{t-1}\}(z_{prev}), \\
+        r:\ z_{prev} &= z + \sqrt{2\tau}\,\xi' + \tau\{\nabla\log f - u_t\}(z)
 
     Where u carries the mass from one target to the next, the gap of the bound vanishes with the step size
     (arXiv 2307.01050).

@@ -108,7 +108,8 @@ def autoregressive(dim: int, hidden: int, *, context_dim: int = 0, reverse: bool
     r"""One step of an inverse autoregressive flow (Kingma et al. 2016, arXiv 1606.04934), through zuko.
 
     .. math::
-        z_i = \exp\{s_i(z_{prev,<i}, c)\}\, z_{prev,i} + m_i(z_{prev,<i}, c)
+        z_i &= \exp\{s_i(z_{prev,<i}, c)\}\, z_{prev,i} \\
+        &\quad + m_i(z_{prev,<i}, c)
 
     with m and s from a masked network of two hidden layers that also sees the context c. All coordinates move in one
     pass; going back takes ``dim`` passes. It starts close to the identity.

@@ -16,8 +16,8 @@ class Langevin(nn.Module):
     r"""One step of unadjusted Langevin, with the same step as its reverse (Thin et al. 2021, arXiv 2106.15921).
 
     .. math::
-        q:\ z = z_{prev} + \tau \nabla\log f(z_{prev}) + \sqrt{2\tau}\,\xi, \qquad
-        r:\ z_{prev} = z + \tau \nabla\log f(z) + \sqrt{2\tau}\,\xi'
+        q:\ z &= z_{prev} + \tau \nabla\log f(z_{prev}) + \sqrt{2\tau}\,\xi, \\
+        r:\ z_{prev} &= z + \tau \nabla\log f(z) + \sqrt{2\tau}\,\xi'
 
     As no move is rejected, gradients pass through the step: by maximising E log w a chain learns its step sizes, and
     also what its targets are made of. It takes two gradients of log f.

@@ -20,8 +20,8 @@ class Underdamped(nn.Module):
     :func:`avo_lib.momentum.with_momentum`. With an angle between 0 and π/2 in place of a friction,
 
     .. math::
-        \tilde p = p \cos\vartheta + \xi \sin\vartheta, \quad p' = \tilde p + \tfrac\tau2 \nabla\log f(z), \quad
-        z' = z + \tau p', \quad p'' = p' + \tfrac\tau2 \nabla\log f(z')
+        \tilde p &= p \cos\vartheta + \xi \sin\vartheta, \\ p' &= \tilde p + \tfrac\tau2 \nabla\log f(z), \\
+        z' &= z + \tau p', \\ p'' &= p' + \tfrac\tau2 \nabla\log f(z')
 
     The leapfrog step is a flow that keeps volumes, and costs nothing. The refreshment is reversible with respect to
     N(0, I), so that :math:`\log r - \log q = \tfrac12(\|\tilde p\|^2 - \|p\|^2)` is all that enters the ratio. Also

@@ -30,6 +30,10 @@ CLIPPED = """() => [...document.querySelectorAll('article :is(mjx-container > sv
 SCROLLING = """() => [...document.querySelectorAll('article .avo-scroll')]
   .filter(box => box.scrollWidth > box.clientWidth + 1 && !box.querySelector('table.dataframe.avo-held, img'))
   .map(box => box.textContent.trim().slice(0, 60))"""
+# Half a formula says nothing: a set one breaks its lines for a phone, to the tenth that hangs on the machine's fonts.
+HALF = """() => [...document.querySelectorAll('article div.math mjx-container')]
+  .filter(formula => formula.scrollWidth > 1.1 * formula.clientWidth)
+  .map(formula => formula.closest('div').id || formula.querySelector('mjx-assistive-mml').textContent.slice(0, 60))"""
 # Letters are drawn 14 pixels high; below 7.5 nobody reads them.
 TINY = """() => [...document.querySelectorAll('article .cell_output img')]
   .filter(picture => picture.offsetParent && picture.clientWidth < 0.54 * picture.naturalWidth)
@@ -93,6 +97,7 @@ def test_page(browser: Any, built_book: Path, document: str) -> None:
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"sideways scroll at {width} px"
             assert not page.evaluate(CLIPPED), f"cut off at {width} px"
             assert not page.evaluate(SCROLLING), f"scrolls sideways at {width} px"
+            assert not page.evaluate(HALF), f"formulas that scroll sideways at {width} px"
             assert not page.evaluate(TINY), f"too small to read at {width} px"
             for table in page.locator("table.avo-held").all():
                 assert table.evaluate(LOST) == 0, f"names of rows that scroll away at {width} px"
