@@ -99,9 +99,10 @@ class _Fixed:
 
 
 def weigh(chain: Chain, z: Sequence[Tensor]) -> Trajectory:
-    r"""Given points as a trajectory of a chain: their weight, with gradients to proposal and kernels alone.
+    r"""Given points as a trajectory of a chain: their weight, with gradients to proposal, kernels and what feeds them.
 
-    Points and targets are constants: balance asks that weights be equal, not large, and is no objective for a model.
+    Points and the targets' values are constants: balance asks that weights be equal, not large, and is no objective for
+    a model. The context is not held, so an encoder learns through what kernels see of it.
 
     Args:
         chain: Whose kernels have densities (:class:`avo_lib.kernels.DensityKernel`).
