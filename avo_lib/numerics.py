@@ -75,11 +75,20 @@ def log_normal(z: Tensor, mean: Tensor | float = 0.0, std: Tensor | float = 1.0)
     Returns:
         Log density in nats, ``(...)``.
 
+    Raises:
+        ValueError: If ``mean`` or ``std`` has more coordinates than ``z``.
+
     >>> round(log_normal(torch.zeros(1)).item(), 4)
     -0.9189
     """
     log_std = std.log() if isinstance(std, Tensor) else math.log(std)
-    return sum_last(-0.5 * ((z - mean) / std).square() - log_std - 0.5 * LOG_2PI)
+    terms = -0.5 * ((z - mean) / std).square() - log_std - 0.5 * LOG_2PI
+    if terms.shape[-1:] != z.shape[-1:]:  # other axes may grow: points under each of many Gaussians
+        raise ValueError(
+            f"points {tuple(z.shape)} have one coordinate for a Gaussian of {terms.shape[-1]}: expected (..., dim), "
+            "where mean and std have dim coordinates or one"
+        )
+    return sum_last(terms)
 
 
 def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:

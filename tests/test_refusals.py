@@ -45,6 +45,18 @@ def test_a_log_density_with_an_axis_too_many_is_refused(ends, generator):
         hmc_chain(**ends).path.log_ladder(torch.zeros(2, 300, 2))
 
 
+@pytest.mark.parametrize("ends", [{"mean": torch.zeros(2)}, {"std": torch.ones(3, 2)}])
+def test_points_of_one_coordinate_are_not_stretched_to_the_gaussian(ends):
+    with pytest.raises(ValueError, match=r"points \(5, 1, 1\) have one coordinate for a Gaussian of 2"):
+        log_normal(torch.zeros(5, 1, 1), **ends)
+    assert log_normal(torch.zeros(5, 1, 2), **ends).shape == (5, 3 if "std" in ends else 1)
+
+
+def test_points_of_another_size_are_not_weighed(generator):
+    with pytest.raises(ValueError, match="have one coordinate for a Gaussian of 2"):
+        reverse_ais(hmc_chain(), torch.randn(500, 1, generator=generator), generator=generator)
+
+
 @pytest.mark.parametrize("part", ["prior", "likelihood"])
 def test_a_model_with_an_axis_too_many_is_refused(part, generator):
     log_prior, log_likelihood = (network if part == name else log_normal for name in ("prior", "likelihood"))
