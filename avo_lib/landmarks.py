@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from avo_lib.numerics import log_normal, sum_last, symmetric_axis
+from avo_lib.numerics import check_size, log_normal, sum_last, symmetric_axis
 from avo_lib.targets import GaussianMixture, Target
 
 AXIS = symmetric_axis(4.0, 16_001, dtype=torch.float64)  # of a double well, for its integral and its draws
@@ -31,7 +31,7 @@ def ring_of_gaussians(modes: int = 8, radius: float = 10.0, variance: float = 0.
     >>> round(ring_of_gaussians().log_z, 4)  # log 8
     2.0794
     """
-    if modes < 1 or min(radius, variance) <= 0:
+    if modes < 1 or not (radius > 0 and variance > 0):
         raise ValueError(f"need at least one mode, and positive lengths, not {modes}, {radius} and {variance}")
     angles = [2 * math.pi * i / modes for i in range(modes)]
     means = tuple((radius * math.cos(angle), radius * math.sin(angle)) for angle in angles)
@@ -55,7 +55,7 @@ def funnel(dim: int = 10, std: float = 3.0) -> Target:
     >>> funnel().log_z, funnel().sample(5).shape
     (0.0, torch.Size([5, 10]))
     """
-    if dim < 2 or std <= 0:
+    if dim < 2 or not std > 0:
         raise ValueError(f"a funnel needs at least two coordinates and a positive std, not {dim} and {std}")
 
     def log_density(z: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def regions(name: str, z: Tensor) -> tuple[Tensor, Tensor]:
         The region of each point ``(...)``, from 0 to 7, and the shares ``(8,)``.
 
     Raises:
-        ValueError: If there is no such landmark.
+        ValueError: If there is no such landmark, or a point has another size or is NaN.
 
     >>> where, shares = regions("ring", torch.tensor([[10.0, 0.1], [0.0, -9.0]]))
     >>> where.tolist(), shares[0].item()
@@ -134,6 +134,8 @@ def regions(name: str, z: Tensor) -> tuple[Tensor, Tensor]:
     """
     if name not in LANDMARKS:
         raise ValueError(f"landmarks are {', '.join(LANDMARKS)}, not {name!r}")
+    if check_size(f"the landmark {name}", z, LANDMARKS[name]().dim).isnan().any():
+        raise ValueError("a point that is NaN lies in no region: leave such points out, and say how many")
     even = torch.full((8,), 0.125)
     if name == "ring":
         return (torch.atan2(z[..., 1], z[..., 0]) * 4 / math.pi).round().long() % 8, even

@@ -131,6 +131,25 @@ def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
     return value
 
 
+def check_size(what: str, z: Tensor, dim: int) -> Tensor:
+    """Refuse points of another size, of which a formula would take some coordinates or repeat one, in silence.
+
+    Args:
+        what: What takes the points, for the message.
+        z: The points.
+        dim: How many coordinates they must have.
+
+    Returns:
+        ``z``.
+
+    Raises:
+        ValueError: If the last axis of ``z`` is not ``dim``.
+    """
+    if z.shape[-1:] != (dim,):
+        raise ValueError(f"{what} takes points (..., {dim}), not {tuple(z.shape)}")
+    return z
+
+
 def check_binary(x: Tensor) -> None:
     """Refuse grey pixels: a Bernoulli likelihood of them is no likelihood, and its nats compare with nothing.
 

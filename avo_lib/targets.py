@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avo_lib.numerics import log_normal, quadrature_log_z, sum_last
+from avo_lib.numerics import check_size, log_normal, quadrature_log_z, sum_last
 
 TINY = 1e-30  # under a root: its slope at 0 is infinite
 
@@ -24,7 +24,7 @@ class Target:
 
     Attributes:
         name: For titles and messages.
-        log_density: Log f in nats, ``(..., dim)`` to ``(...)``.
+        log_density: Log f in nats, ``(..., dim)`` to ``(...)``; points of another size are refused.
         log_z: Log of the integral of f, in nats.
         sampler: Draws ``(n, dim)`` exact samples, where a sampler exists.
         dim: Number of coordinates.
@@ -36,6 +36,11 @@ class Target:
     sampler: Callable[[int, torch.Generator | None], Tensor] | None = None
     dim: int = 2
 
+    def __post_init__(self) -> None:
+        """Log f of points of another size would be that of another target than log Z."""
+        log_f, name, dim = self.log_density, self.name, self.dim
+        object.__setattr__(self, "log_density", lambda z: log_f(check_size(name, z, dim)))
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws ``(n, dim)``.
 
@@ -43,7 +48,7 @@ class Target:
             ValueError: If this target has no exact sampler.
         """
         if self.sampler is None:
-            raise ValueError(f"{self.name} has no exact sampler; energies d, e and f and the mixtures have one")
+            raise ValueError(f"{self.name} has no exact sampler; energies d, e and f, mixtures and landmarks have one")
         return self.sampler(n, generator)
 
 
@@ -79,7 +84,7 @@ class GaussianMixture:
     def log_density(self, z: Tensor) -> Tensor:
         """Log density in nats, ``(..., 2)`` to ``(...)``."""
         # Components on a leading axis, coordinates apart: a sum over a tiny trailing axis is several times slower.
-        along = (-1, *[1] * (z.dim() - 1))
+        along = (-1, *[1] * (check_size("a mixture", z, 2).dim() - 1))
         m1, m2 = (z.new_tensor([mean[i] for mean in self.means]).reshape(along) for i in (0, 1))
         log_w = z.new_tensor([math.log(w / (2 * math.pi * self.std**2)) for w in self.weights]).reshape(along)
         squares = (z[..., 0] - m1).square() + (z[..., 1] - m2).square()
@@ -105,9 +110,8 @@ def _broken_ring(shrink: float) -> Callable[[Tensor], Tensor]:
     def log_density(z: Tensor) -> Tensor:
         z1, z2 = z[..., 0], z[..., 1]
         ring = _half_square(shrink * sum_last(z.square()).clamp(min=TINY).sqrt() - 2, 0.5)
-        return ring + _log_sum(
-            _half_square(z1 - 2, 0.6), _half_square(2 * torch.sin(z1), 1.0), _half_square(z1 + z2 + 2.5, 0.6)
-        )
+        modes = _half_square(z1 - 2, 0.6), _half_square(2 * torch.sin(z1), 1.0), _half_square(z1 + z2 + 2.5, 0.6)
+        return ring + _log_sum(*modes)
 
     return log_density
 
@@ -121,8 +125,7 @@ def _wave_and_bump(z1: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _wavy_ridge(z: Tensor) -> Tensor:
-    wave, _ = _wave_and_bump(z[..., 0])
-    return _half_square(z[..., 1] - wave, 0.4) - 0.1 * z[..., 0].square()
+    return _half_square(z[..., 1] - _wave_and_bump(z[..., 0])[0], 0.4) - 0.1 * z[..., 0].square()
 
 
 def _two_ridges(z: Tensor) -> Tensor:
@@ -174,9 +177,7 @@ def energy(name: str, variant: str = "released") -> Target:
     1.72631
     """
     if name not in tuple(ENERGIES) or variant not in VARIANTS:
-        raise ValueError(
-            f"energies are {', '.join(ENERGIES)} in the variants {', '.join(VARIANTS)}, not {name, variant}"
-        )
+        raise ValueError(f"energies are {', '.join(ENERGIES)}, variants {', '.join(VARIANTS)}, not {name, variant}")
     label = f"energy {name}" + (f" ({variant})" if name in "bd" else "")
     if name in "ab":
         shrink = 0.5 if variant == "paper" else math.sqrt(0.5)
@@ -186,9 +187,8 @@ def energy(name: str, variant: str = "released") -> Target:
         radial = 0.5 * math.exp(-4) + math.sqrt(math.pi) * (1 + math.erf(2))
         return Target(label, _ellipse, math.log(2 * math.pi * math.sqrt(2) * radial))
     if name == "d":
-        mixture, log_z = (
-            (_four_modes(2.0, 0.2), 0.0) if variant == "paper" else (_four_modes(2.5, 0.375), 2.5 - math.log(4))
-        )
+        place, log_z = ((2.0, 0.2), 0.0) if variant == "paper" else ((2.5, 0.375), 2.5 - math.log(4))
+        mixture = _four_modes(*place)
         sampler = lambda n, generator: mixture.sample(n, generator=generator)  # noqa: E731
         return Target(label, lambda z: mixture.log_density(z) + log_z, log_z, sampler)
     if name == "e":

@@ -86,3 +86,24 @@ def test_what_does_not_exist_is_refused():
         regions("banana", torch.zeros(3, 2))
     with pytest.raises(ValueError, match="pairs of coordinates"):
         many_well(5)
+    with pytest.raises(ValueError, match="positive lengths"):
+        ring_of_gaussians(8, 10.0, math.nan)
+    with pytest.raises(ValueError, match="positive std"):
+        funnel(2, math.nan)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 4, 8])
+def test_points_of_another_size_are_refused(dim):
+    """A many-well of other points has another log Z."""
+    with pytest.raises(ValueError, match=rf"takes points \(\.\.\., 6\), not \(2, {dim}\)"):
+        many_well(6).log_density(torch.zeros(2, dim))
+    with pytest.raises(ValueError, match="takes points"):
+        regions("many-well", torch.zeros(2, dim))
+
+
+@pytest.mark.parametrize("name", LANDMARKS)
+def test_nan_lies_in_no_region(name, generator):
+    z = LANDMARKS[name]().sample(3, generator=generator)
+    z[1, 0] = math.nan
+    with pytest.raises(ValueError, match="NaN lies in no region"):
+        regions(name, z)

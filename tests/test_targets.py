@@ -117,6 +117,13 @@ def test_what_does_not_exist_is_refused():
         LinearGaussian(torch.eye(2), torch.zeros(2), 0.0)
 
 
+@pytest.mark.parametrize("target", [energy("a"), energy("d"), GaussianMixture((1.0,), ((0, 0),), 1.0)])
+@pytest.mark.parametrize("dim", [1, 3])
+def test_points_of_another_size_are_refused(target, dim):
+    with pytest.raises(ValueError, match=rf"takes points \(\.\.\., 2\), not \(4, {dim}\)"):
+        target.log_density(torch.zeros(4, dim))
+
+
 def test_all_names_exist():
     assert {energy(name, variant).name[:8] for name in ENERGIES for variant in VARIANTS} == {
         f"energy {name}" for name in ENERGIES
