@@ -78,7 +78,7 @@ class GaussianMixture:
 
     def __post_init__(self) -> None:
         """Weights must be a distribution over the means."""
-        if len(self.weights) != len(self.means) or min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-9:
+        if len(self.weights) != len(self.means) or min(self.weights) <= 0 or not abs(sum(self.weights) - 1) <= 1e-9:
             raise ValueError(f"need one positive weight a component, summing to 1; got {tuple(self.weights)}")
 
     def log_density(self, z: Tensor) -> Tensor:
@@ -199,9 +199,8 @@ def energy(name: str, variant: str = "released") -> Target:
 class LinearGaussian:
     r"""The model z ~ N(0, I), x | z ~ N(W z + b, s² I), in which every annealed posterior is known.
 
-    It is probabilistic PCA. With exponent alpha on the likelihood,
-    :math:`f_\alpha(z) = p(z)\,p(x\mid z)^\alpha` is Gaussian in z with precision
-    :math:`I + \alpha W^\top W/s^2`.
+    It is probabilistic PCA. With exponent alpha ≥ 0 on the likelihood, :math:`f_\alpha(z) = p(z)\,p(x\mid z)^\alpha`
+    is Gaussian in z with precision :math:`I + \alpha W^\top W/s^2`.
 
     Args:
         weight: W, ``(data_dim, dim)``.
@@ -215,11 +214,9 @@ class LinearGaussian:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, noise_std: float) -> None:
-        if weight.dim() != 2 or bias.shape != weight.shape[:1] or noise_std <= 0:
-            raise ValueError(
-                f"need weight (data_dim, dim), bias (data_dim,) and noise_std > 0; got {tuple(weight.shape)}, "
-                f"{tuple(bias.shape)} and {noise_std}"
-            )
+        if weight.dim() != 2 or bias.shape != weight.shape[:1] or not noise_std > 0:
+            got = f"{tuple(weight.shape)}, {tuple(bias.shape)} and {noise_std}"
+            raise ValueError(f"need weight (data_dim, dim), bias (data_dim,) and noise_std > 0; got {got}")
         self.weight, self.bias, self.noise_std = weight, bias, noise_std
 
     def log_prior(self, z: Tensor) -> Tensor:
@@ -232,9 +229,12 @@ class LinearGaussian:
 
     def posterior(self, x: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
         """Mean ``(..., dim)`` and covariance ``(dim, dim)`` of the normalised p(z) p(x|z)^alpha."""
+        if not alpha >= 0:
+            raise ValueError(f"alpha must be at least 0, where the integral of p(z) p(x|z)^alpha exists, not {alpha}")
+        offset = check_size("the model", x, len(self.bias)) - self.bias
         gram = self.weight.T @ self.weight / self.noise_std**2
         covariance = torch.linalg.inv(torch.eye(len(gram), dtype=x.dtype) + alpha * gram)
-        mean = alpha * (x - self.bias) @ self.weight @ covariance / self.noise_std**2
+        mean = alpha * offset @ self.weight @ covariance / self.noise_std**2
         return mean, covariance
 
     def log_z(self, x: Tensor, alpha: float = 1.0) -> Tensor:

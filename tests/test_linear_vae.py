@@ -173,7 +173,19 @@ def test_what_cannot_be_is_refused(covariance):
         ppca(covariance, 5)
     with pytest.raises(ValueError, match="must be positive"):
         ppca(torch.tensor([1.0, 0.0, 0.0]), 1)
+    with pytest.raises(ValueError, match="must be positive"):
+        ppca(covariance, 1, math.nan)
     with pytest.raises(ValueError, match="noise_var > 0"):
         LinearVAE(torch.ones(3, 1), 0.0)
     with pytest.raises(ValueError, match="need encoder"):
         LinearVAE(torch.ones(3, 1), 1.0, encoder=torch.ones(3, 1))
+    with pytest.raises(ValueError, match="KL is NaN"):
+        collapsed(torch.tensor([[math.nan]]), 0.1)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 1)])
+def test_a_covariance_of_other_data_is_refused(shape):
+    with pytest.raises(ValueError, match=r"\(\.\.\., 3\)"):
+        LinearVAE(torch.ones(3, 1), 1.0).elbo(torch.ones(shape))
+    with pytest.raises(ValueError, match=r"\(\.\.\., 3\)"):
+        log_marginal(torch.ones(3, 1), torch.tensor(1.0), torch.ones(shape))

@@ -115,6 +115,21 @@ def test_what_does_not_exist_is_refused():
         GaussianMixture((0.5, 0.6), ((0, 0), (1, 1)), 1.0)
     with pytest.raises(ValueError, match="noise_std > 0"):
         LinearGaussian(torch.eye(2), torch.zeros(2), 0.0)
+    with pytest.raises(ValueError, match="noise_std > 0"):
+        LinearGaussian(torch.eye(2), torch.zeros(2), math.nan)
+    with pytest.raises(ValueError, match="summing to 1"):
+        GaussianMixture((math.nan, 0.5), ((0, 0), (1, 1)), 1.0)
+
+
+@pytest.mark.parametrize("alpha", [-1.0, math.nan])
+def test_an_exponent_below_zero_is_refused(alpha, model):
+    with pytest.raises(ValueError, match="alpha must be at least 0"):
+        model.log_z(torch.zeros(5), alpha)
+
+
+def test_data_of_another_size_are_refused(model):
+    with pytest.raises(ValueError, match=r"takes points \(\.\.\., 5\)"):
+        model.posterior(torch.zeros(3, 1))
 
 
 @pytest.mark.parametrize("target", [energy("a"), energy("d"), GaussianMixture((1.0,), ((0, 0),), 1.0)])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from avo_lib.numerics import LOG_2PI
+from avo_lib.numerics import LOG_2PI, check_size
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def ppca(covariance: Tensor, dim: int, noise_var: float | None = None) -> PPCA:
     values, vectors = torch.linalg.eigh(covariance.diag() if covariance.dim() == 1 else covariance)
     values, vectors = values.flip(0), vectors.flip(1)
     variance = values[dim:].mean() if noise_var is None else values.new_tensor(noise_var)
-    if variance <= 0:
+    if not variance > 0:
         raise ValueError(f"the noise variance must be positive, not {variance.item():.3g}: use fewer latents or fix it")
     weight = vectors[:, :dim] * (values[:dim] - variance).clamp(min=0).sqrt()
     return PPCA(weight, variance, log_marginal(weight, variance, covariance))
@@ -145,9 +145,14 @@ def collapsed(unit_kl: Tensor, epsilon: float, delta: float = 0.01) -> Tensor:
         epsilon: ε, in nats.
         delta: δ, a share.
 
+    Raises:
+        ValueError: If a KL is NaN.
+
     >>> collapsed(torch.tensor([[0.001, 0.4], [0.002, 0.0]]), 0.01).tolist()
     [True, False]
     """
+    if bool(unit_kl.isnan().any()):
+        raise ValueError("a KL is NaN: whether its unit is collapsed cannot be said")
     return (unit_kl < epsilon).double().mean(0) >= 1 - delta
 
 
@@ -157,6 +162,7 @@ def _precision(weight: Tensor, variance: Tensor) -> Tensor:
 
 
 def _times(rows: Tensor, covariance: Tensor) -> Tensor:
+    check_size("a model of these data", covariance, rows.shape[-1])
     return rows * covariance if covariance.dim() == 1 else rows @ covariance
 
 
