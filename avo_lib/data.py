@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avo_lib.numerics import traced
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -14,8 +16,8 @@ class Dataset:
 
     Attributes:
         train: ``(images, ...)``, floating-point numbers; grey pixels in [0, 1] if ``dynamic``.
-        valid: The same for validation.
-        test: The same for the last word, or None.
+        valid: The same for validation, never binarised: binary already where the likelihood is of binary pixels.
+        test: Like ``valid``, for the last word, or None.
         dynamic: Whether training data are probabilities, of which every visit draws binary pixels anew.
 
     Raises:
@@ -70,9 +72,14 @@ class Dataset:
 def binarise(grey: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """Draw each pixel as a Bernoulli outcome with its grey value as probability.
 
+    Raises:
+        ValueError: If a value is not in [0, 1].
+
     >>> binarise(torch.tensor([0.0, 1.0])).tolist()
     [0.0, 1.0]
     """
+    if not traced() and not bool(((grey >= 0) & (grey <= 1)).all()):
+        raise ValueError("grey values are probabilities: all must lie in [0, 1]. Divide bytes by 255")
     # Comparing uniforms is several times faster than torch.bernoulli.
     uniform = torch.rand(grey.shape, dtype=grey.dtype, device=grey.device, generator=generator)
     return (uniform < grey).to(grey.dtype)

@@ -5,6 +5,7 @@ Damage is done to tiny copies, so that nothing waits for 60,000 images: the chec
 
 import gzip
 import hashlib
+import math
 import os
 import shutil
 import struct
@@ -164,6 +165,12 @@ def test_binarise_draws_with_the_given_probability(generator):
     draws = binarise(torch.full((100_000,), 0.3), generator=generator)
     assert set(draws.tolist()) == {0.0, 1.0}
     assert abs(draws.mean().item() - 0.3) < 5 * (0.21 / 100_000) ** 0.5
+
+
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, 255.0, math.nan])
+def test_what_is_no_probability_is_not_binarised(wrong):
+    with pytest.raises(ValueError, match=r"\[0, 1\]. Divide bytes by 255"):
+        binarise(torch.tensor([0.0, 1.0, wrong]))
 
 
 def test_an_unknown_binarisation_is_refused():
