@@ -97,3 +97,9 @@ def test_each_update_learns_from_its_own_gradient_alone(generator):
 def test_draws_come_in_pairs(samples):
     with pytest.raises(ValueError, match="pairs"):
         elbo_gradient(torch.zeros(1, 4), lambda z: z.sum(-1), samples)
+
+
+def test_lambda_has_two_halves():
+    for call in (gaussian, lambda lam: elbo_gradient(lam, lambda z: -z.square().sum(-1))):
+        with pytest.raises(ValueError, match=r"\(\.\.\., 2 \* dim\), not \(5, 3\)"):
+            call(torch.zeros(5, 3))

@@ -189,6 +189,12 @@ def test_householder_reflects(generator):
     torch.testing.assert_close(jacobian @ jacobian.T, torch.eye(5))
 
 
+def test_points_of_another_size_are_not_reflected():
+    for move in (Householder(2), Householder(2).reverse):
+        with pytest.raises(ValueError, match=r"the reflection takes points \(\.\.\., 2\), not \(5, 1\)"):
+            move(torch.zeros(5, 1), None, None)
+
+
 def test_hmc_leaves_a_skewed_target_invariant(generator):
     """From exact draws one transition must keep every moment: no burn-in, independent samples."""
     z = SKEWED.sample(200_000, generator=generator)

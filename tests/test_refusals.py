@@ -11,6 +11,7 @@ from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import ais, reverse_ais
 from avo_lib.kernels import HMC, GatedKernel, tune_step_sizes
 from avo_lib.models import VAE, VAEConfig
+from avo_lib.models.parts import trunk
 from avo_lib.numerics import effective_sample_size, log_normal
 from avo_lib.objectives import AVO, elbo
 from avo_lib.paths import (
@@ -186,6 +187,8 @@ def test_avo_without_kernels_is_refused_at_the_first_step(generator):
         lambda: VAEConfig(std_init=0.0),
         lambda: VAEConfig(std_init=math.nan),
         lambda: VAEConfig(gate_bias=math.nan),
+        lambda: trunk((4, 8), "tanh", False),
+        lambda: trunk((4, 8), "gated", True),
         lambda: TrainConfig(epochs=1.5),
         lambda: TrainConfig(epochs=1, lr=math.nan),
         lambda: TrainConfig(epochs=1, lr_drop=math.nan),

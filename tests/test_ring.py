@@ -188,6 +188,17 @@ def test_the_count_of_decodings():
     assert [RingConfig(method).decodings for method in METHODS] == [1, 500, 1, 10, 5.5]
 
 
+def test_a_latent_has_one_coordinate():
+    with pytest.raises(ValueError, match=r"the ring takes points \(\.\.\., 1\), not \(5, 2\)"):
+        mean(torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("change", [{"stds": (0.1, math.nan)}, {"hidden": 0}, {"updates": -5}, {"lr": -1.0}])
+def test_impossible_training_is_refused(change):
+    with pytest.raises(ValueError, match="need a method"):
+        dataclasses.replace(SMALL, **change)
+
+
 @pytest.mark.parametrize("change", [{"method": "gan"}, {"T": 0}, {"stds": ()}, {"stds": (0.1, 0.0)}, {"seeds": 0}])
 def test_what_cannot_be_trained_is_refused(change):
     with pytest.raises(ValueError, match="need a method"):

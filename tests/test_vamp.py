@@ -88,6 +88,12 @@ def test_as_many_pseudo_inputs_as_images_make_the_average_posterior(x):
     assert all(own > rival.log_prob(z).mean() for rival in rivals)
 
 
+@pytest.mark.parametrize("shapes", [((2,), (2,)), ((3, 2), (2,)), ((3, 2), (3, 1))])
+def test_a_mixture_has_an_axis_of_gaussians(shapes):
+    with pytest.raises(ValueError, match=r"need mean and std \(K, dim\)"):
+        EvenMixture(*(torch.ones(shape) for shape in shapes))
+
+
 def test_images_of_the_prior_are_of_its_draws(generator):
     model = VAE(CONFIG)
     z = model.learned_prior().sample(6, generator=torch.Generator().manual_seed(3))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from avo_lib.numerics import Noise
+from avo_lib.numerics import Noise, check_size
 from avo_lib.paths import LogDensity
 
 
 class Householder(nn.Module):
-    r"""The reflection :math:`z' = z - 2\,v\,v^\top z/\|v\|^2`, with v free or linear in a context.
+    r"""The reflection :math:`z' = z - 2\,v\,v^\top z/\|v\|^2`, with v free or affine in a context.
 
     A reflection is its own inverse and :math:`|\det| = 1`, so the log ratio is zero: T of them turn a diagonal
     Gaussian proposal into one with a full covariance (Tomczak & Welling 2016, arXiv 1611.09630).
@@ -38,6 +38,7 @@ class Householder(nn.Module):
         if self.vector_of_context is not None:
             v = v + self.vector_of_context(context)
         v = v / v.norm(dim=-1, keepdim=True)
+        check_size("the reflection", z_prev, len(self.vector))
         z = z_prev - 2 * v * (v * z_prev).sum(-1, keepdim=True)
         return z, z_prev.new_zeros(z_prev.shape[:-1])
 

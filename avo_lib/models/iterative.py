@@ -23,8 +23,15 @@ TINY = 1e-4
 
 def gaussian(lam: Tensor) -> Gaussian:
     """The approximation of λ = (mean, log std), ``(..., 2 * dim)``."""
-    mean, log_std = lam.chunk(2, dim=-1)
+    mean, log_std = _halves(lam)
     return Gaussian(mean, log_std.exp())
+
+
+def _halves(lam: Tensor) -> tuple[Tensor, Tensor]:
+    if lam.shape[-1] % 2:
+        raise ValueError(f"λ has a mean and a log std for each coordinate, (..., 2 * dim), not {tuple(lam.shape)}")
+    mean, log_std = lam.chunk(2, dim=-1)
+    return mean, log_std
 
 
 def elbo_gradient(
@@ -44,13 +51,13 @@ def elbo_gradient(
         The gradient, a constant shaped as λ.
 
     Raises:
-        ValueError: If the draws cannot be paired.
+        ValueError: If the draws cannot be paired, or λ has no two halves.
     """
     if samples < 2 or samples % 2:
         raise ValueError(f"the noise comes in pairs: samples must be an even number, not {samples}")
     with torch.enable_grad():
         lam = lam.detach().requires_grad_()
-        mean, log_std = lam.chunk(2, dim=-1)
+        mean, log_std = _halves(lam)
         noise = standard_normal(mean.expand(samples // 2, *mean.shape), generator)
         z = mean + log_std.exp() * torch.cat([noise, -noise])
         value = check_axes("log_f", log_f(z), z).mean(0).sum() + log_std.sum()

@@ -26,6 +26,8 @@ class GatedLayer(nn.Module):
 
 def trunk(widths: Sequence[int], layers: str, batch_norm: bool) -> nn.Sequential:
     """Hidden layers from widths[0] to widths[-1], ``"gated"`` or ``"leaky_relu"`` and then perhaps batch-normalised."""
+    if layers not in ("gated", "leaky_relu") or (layers == "gated" and batch_norm):
+        raise ValueError(f"layers are 'leaky_relu', or 'gated' without batch norm, not {layers!r}, {batch_norm=}")
     modules: list[nn.Module] = []
     for in_dim, out_dim in pairwise(widths):
         if layers == "gated":

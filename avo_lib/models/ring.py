@@ -16,7 +16,7 @@ from torch.nn import functional
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import GatedKernel
 from avo_lib.models.parts import frozen
-from avo_lib.numerics import LOG_2PI, log_normal, symmetric_axis
+from avo_lib.numerics import LOG_2PI, check_size, log_normal, symmetric_axis
 from avo_lib.objectives import calibrated_avo, elbo, iwae
 from avo_lib.paths import AmortisedPath, linear_alphas
 
@@ -55,9 +55,10 @@ class RingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        counts = (self.T, self.samples, self.batch, self.seeds, len(self.stds))
-        if self.method not in METHODS or min(counts) < 1 or not min(self.stds) > 0:
-            raise ValueError(f"need a method of {METHODS}, positive stds, and counts of at least 1, not {self}")
+        counts = (self.T, self.samples, self.batch, self.seeds, self.hidden, self.updates, len(self.stds))
+        lengths = all(std > 0 for std in self.stds) and self.lr >= 0
+        if self.method not in METHODS or min(counts) < 1 or not lengths:
+            raise ValueError(f"need a method of {METHODS}, positive stds, counts of at least 1, lr >= 0, not {self}")
 
     @property
     def copies(self) -> int:
@@ -81,7 +82,7 @@ def mean(z: Tensor) -> Tensor:
     >>> mean(torch.zeros(1)).tolist()
     [0.0, 1.0]
     """
-    angle = math.pi * torch.tanh(ETA * z)
+    angle = math.pi * torch.tanh(ETA * check_size("the ring", z, 1))
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
@@ -97,7 +98,7 @@ def line(points: int = 3201, box: float = 8.0) -> Tensor:
 
 
 def posterior(x: Tensor, z: Tensor, std: Tensor | float) -> tuple[Tensor, Tensor]:
-    """The posterior of a model of the ring by the trapezoidal rule.
+    """The posterior of a model of the ring, from a sum over equal cells around the latents.
 
     Args:
         x: Data ``(..., n, 2)``.

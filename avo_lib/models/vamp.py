@@ -22,6 +22,9 @@ class EvenMixture:
         mean: Means ``(K, dim)``.
         std: Standard deviations, of the same shape.
 
+    Raises:
+        ValueError: If they have other shapes.
+
     >>> two = EvenMixture(torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1))
     >>> round(two.log_prob(torch.zeros(1)).item(), 4)
     -1.4189
@@ -31,6 +34,13 @@ class EvenMixture:
 
     mean: Tensor
     std: Tensor
+
+    def __post_init__(self) -> None:
+        """One Gaussian alone would be taken for as many as it has coordinates."""
+        if self.mean.dim() != 2 or self.std.shape != self.mean.shape:
+            raise ValueError(
+                f"need mean and std (K, dim), got {tuple(self.mean.shape)} and {tuple(self.std.shape)}: use mean[None]"
+            )
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats, ``(..., dim)`` to ``(...)``."""
