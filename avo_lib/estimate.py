@@ -23,8 +23,11 @@ class Estimate:
     Attributes:
         value: The estimate, in nats unless its maker says otherwise.
         stderr: Its standard error, in the same unit.
-        kind: ``"exact"`` if its expectation is the quantity itself, ``"lower"`` or ``"upper"`` if its
-            expectation bounds the quantity from below or from above.
+        kind: ``"exact"`` if its expectation is the quantity itself, or differs by a bias of the order of the squared
+            standard error; ``"lower"`` or ``"upper"`` if its expectation bounds the quantity from below or above.
+
+    Raises:
+        ValueError: If there is no such kind, or the standard error is negative.
 
     >>> print(-Estimate(-91.4, 0.05, "lower"))
     91.40 ± 0.05 (upper bound)
@@ -35,9 +38,11 @@ class Estimate:
     kind: Kind
 
     def __post_init__(self) -> None:
-        """Refuse a kind that does not exist."""
+        """Refuse a kind that does not exist and an error below zero."""
         if self.kind not in _FLIPPED:
             raise ValueError(f"kind must be one of {', '.join(_FLIPPED)}, not {self.kind!r}")
+        if self.stderr < 0:
+            raise ValueError(f"a standard error is at least 0, not {self.stderr}")
 
     def __neg__(self) -> Estimate:
         """The estimate of the negated quantity: a lower bound becomes an upper bound."""
@@ -59,10 +64,18 @@ class Bracket:
     Attributes:
         lower: Bound from below.
         upper: Bound from above.
+
+    Raises:
+        ValueError: If a side is a bound from the other.
     """
 
     lower: Estimate
     upper: Estimate
+
+    def __post_init__(self) -> None:
+        """Refuse bounds of the wrong side."""
+        if self.lower.kind == "upper" or self.upper.kind == "lower":
+            raise ValueError(f"need a lower and an upper bound, in this order, not {self.lower} and {self.upper}")
 
     @property
     def gap(self) -> float:
@@ -133,14 +146,14 @@ def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
         The estimate in nats, which is no bound; its bias is of the order of the squared standard error.
 
     Raises:
-        ValueError: If either side is empty, no vector or not finite.
+        ValueError: If either side has fewer than two weights, is no vector or not finite.
 
     >>> print(bennett(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0])))
     1.00 ± 0.35 (exact)
     """
     for log_w in (forward, reverse):
-        if log_w.dim() != 1 or len(log_w) == 0 or not bool(log_w.isfinite().all()):
-            raise ValueError(f"need finite log weights (n,) from both sides, got {tuple(log_w.shape)}")
+        if log_w.dim() != 1 or len(log_w) < 2 or not bool(log_w.isfinite().all()):
+            raise ValueError(f"need at least two finite log weights (n,) from both sides, got {tuple(log_w.shape)}")
     forward, reverse = forward.double(), reverse.double()
     m = math.log(len(forward) / len(reverse))
     both = torch.cat([forward, reverse])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from avo_lib.estimate import Estimate, bennett, log_mean, mean
+from avo_lib.estimate import Bracket, Estimate, bennett, log_mean, mean
 from avo_lib.numerics import log_mean_exp
 from avo_lib.testing import assert_mean
 
@@ -30,6 +30,19 @@ def test_it_is_printed_with_its_direction():
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match="one of exact, lower, upper, not 'about'"):
         Estimate(1.0, 0.1, "about")
+
+
+def test_an_error_below_zero_is_refused():
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        Estimate(math.nan, -1.0, "lower")
+
+
+def test_a_bracket_knows_its_sides():
+    lower, upper, exact = (Estimate(0.0, 0.1, kind) for kind in ("lower", "upper", "exact"))
+    assert Bracket(exact, exact).gap == Bracket(lower, upper).gap == 0
+    for sides in ((upper, upper), (lower, lower), (upper, lower)):
+        with pytest.raises(ValueError, match="a lower and an upper bound, in this order"):
+            Bracket(*sides)
 
 
 def test_mean_has_the_standard_error_of_the_mean():
@@ -126,7 +139,14 @@ def test_bennett_without_overlap_says_that_it_knows_nothing():
     assert found.stderr > 1e6
 
 
-@pytest.mark.parametrize("sides", [(torch.zeros(0), torch.zeros(3)), (torch.zeros(3), torch.tensor([math.inf]))])
+@pytest.mark.parametrize(
+    "sides",
+    [
+        (torch.zeros(0), torch.zeros(3)),
+        (torch.zeros(3), torch.tensor([math.inf, 0.0])),
+        (torch.zeros(3), torch.zeros(1)),
+    ],
+)
 def test_bennett_refuses_what_is_no_weight(sides):
     with pytest.raises(ValueError, match="finite log weights"):
         bennett(*sides)
