@@ -213,12 +213,17 @@ def symmetric_axis(box: float, points: int, *, dtype: torch.dtype | None = None)
 
 
 def quadrature_log_z(log_density: Callable[[Tensor], Tensor], box: float = 20.0, points: int = 1601) -> float:
-    """Log Z in nats of a density on the plane, by the trapezoidal rule on a square grid in float64.
+    """Log Z in nats of a density on the plane, by a sum over the points of a square grid in float64.
+
+    For a density that vanishes at the border the sum is the trapezoidal rule; any other loses or gains mass there.
 
     Args:
         log_density: Log f in nats, ``(..., 2)`` to ``(...)``.
         box: Half the side of the square around the origin.
         points: Grid points along each side.
+
+    Raises:
+        ValueError: If log f is NaN at a point of the grid.
 
     >>> round(quadrature_log_z(lambda z: -0.5 * z.square().sum(-1)), 4)  # log 2 pi
     1.8379
@@ -226,4 +231,7 @@ def quadrature_log_z(log_density: Callable[[Tensor], Tensor], box: float = 20.0,
     axis = symmetric_axis(box, points, dtype=torch.float64)
     step = axis[1] - axis[0]
     rows = [log_density(torch.stack(torch.meshgrid(part, axis, indexing="ij"), -1)) for part in axis.split(200)]
-    return (torch.cat(rows).flatten().logsumexp(0) + 2 * step.log()).item()
+    log_z = (torch.cat(rows).flatten().logsumexp(0) + 2 * step.log()).item()
+    if math.isnan(log_z):
+        raise ValueError(f"log f is NaN on the square of side {2 * box:g}: give -inf where the density vanishes")
+    return log_z

@@ -12,6 +12,7 @@ from avo_lib.numerics import (
     log_bernoulli,
     log_mean_exp,
     log_normal,
+    quadrature_log_z,
     standard_normal,
     sum_last,
     symmetric_axis,
@@ -126,6 +127,11 @@ def test_one_generator_is_the_only_source(generator):
 def test_another_number_of_generators_is_refused(shape):
     with pytest.raises(ValueError, match=r"3 generators for a tensor of shape .* axis -2 must match"):
         standard_normal(torch.zeros(shape), seeded(range(3)))
+
+
+def test_nan_has_no_integral():
+    with pytest.raises(ValueError, match="log f is NaN on the square of side 40"):
+        quadrature_log_z(lambda z: z[..., 0].log(), points=11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
