@@ -89,10 +89,11 @@ def mutual_information(proposal: Gaussian, *, rows: int = 200, generator: Noise 
     r"""Information I(x; z) between an image and its code, from one draw :math:`z_n \sim q_0(z\mid x_n)` an image.
 
     The aggregate posterior becomes a mean over the N images at hand, :math:`E\log q_0(z_n\mid x_n)/\hat q(z_n)`. With
-    image n itself in that mean, the expectation is at most I, and no value exceeds log N; without it, it is at least I
-    (Poole et al. 2019, arXiv 1905.06922). For information about *which of these N images* was encoded, the index code
-    of Hoffman & Johnson (2016), the first estimate is unbiased. When codes hardly overlap it says log N, whatever I is,
-    and the second says nothing; :func:`kl_per_unit`, summed and averaged, then bounds I better from above.
+    image n itself in that mean, the expectation is at most I, and no value exceeds log N, up to rounding; without it,
+    it is at least I (Poole et al. 2019, arXiv 1905.06922). For information about *which of these N images* was encoded,
+    the index code of Hoffman & Johnson (2016), the first estimate is unbiased. When codes hardly overlap it says log N,
+    whatever I is, and the second says nothing; :func:`kl_per_unit`, summed and averaged, then bounds I better from
+    above.
 
     Args:
         proposal: Mean and standard deviation ``(images, dim)`` for independent images; slice ``dim`` for one unit.

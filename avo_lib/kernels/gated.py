@@ -67,7 +67,7 @@ class GatedGaussian(nn.Module):
 
     .. math::
         h = \mathrm{act}(W_h z + b_h),\quad m = W_m h + b_m,\quad g = \mathrm{sigmoid}(W_g h + b_g),\quad
-        \sigma = \mathrm{softplus}(W_\sigma h + b_\sigma),\qquad
+        \sigma = \mathrm{softplus}(W_\sigma h + b_\sigma) + 10^{-6},\qquad
         z' \sim \mathcal N\!\big(g \odot m + (1-g) \odot z,\ \mathrm{diag}\,\sigma^2\big)
 
     The context enters the hidden layer. Arguments as for :class:`GatedKernel`.

@@ -61,6 +61,8 @@ def ppca(covariance: Tensor, dim: int, noise_var: float | None = None) -> PPCA:
 def log_marginal(weight: Tensor, noise_var: Tensor, covariance: Tensor) -> Tensor:
     r"""Average :math:`\log p(x) = -\frac12[n\log 2\pi + \log\det C + \mathrm{tr}(C^{-1}S)]`, C = WWᵀ + σ²I, in nats.
 
+    What W explains of tr S cancels before it is divided by σ²: where σ² is small beside tr S, use float64.
+
     Args:
         weight: W, ``(..., data_dim, dim)``.
         noise_var: σ², ``(...)``.
@@ -126,7 +128,10 @@ class LinearVAE(nn.Module):
         return 0.5 * (self.log_var.exp() - self.log_var - 1 + (x @ self.encoder.mT).square())
 
     def elbo(self, covariance: Tensor, beta: float = 1.0) -> Tensor:
-        """The exact ELBO averaged over data, in nats, ``(...)``; for beta ≥ 1 at most :func:`log_marginal`."""
+        """The exact ELBO averaged over data, in nats, ``(...)``; for beta ≥ 1 at most :func:`log_marginal`.
+
+        Like it, it cancels where σ² is small beside tr S: use float64 there.
+        """
         gram = self.weight.mT @ self.weight
         code = _times(self.encoder, covariance)
         fitted = (code.mT * self.weight).sum((-2, -1))
