@@ -27,23 +27,23 @@ class Path(Protocol):
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z) in nats, ``(..., dim)`` to ``(...)``."""
-        ...
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T at once, ``(T, ..., dim)`` to ``(T, ...)``; see :class:`AmortisedPath`."""
-        ...
 
 
 def _check_alphas(alphas: Alphas) -> Tensor:
     alphas = torch.as_tensor(alphas)
     if traced():
         return alphas
-    if alphas.dim() != 1 or alphas[-1] != 1 or bool((alphas.diff() < 0).any()) or (len(alphas) > 1 and alphas[0] != 0):
+    rise = alphas.dim() == 1 and len(alphas) > 0 and alphas[-1] == 1 and bool((alphas.diff() >= 0).all())  # no NaN
+    if not rise or (len(alphas) > 1 and alphas[0] != 0):
         raise ValueError(f"alphas must rise from 0 to 1 along one axis, got {alphas.tolist()}")
     return alphas
 
 
-def _checked(what: str, log_density: LogDensity) -> LogDensity:
+def checked(what: str, log_density: LogDensity) -> LogDensity:
+    """The same density, which refuses to give an axis too many; ``what`` names it in the message."""
     return lambda z: check_axes(what, log_density(z), z)
 
 
@@ -56,7 +56,7 @@ def _between(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
 class GeometricPath:
     r"""The geometric path :math:`\log f_t = (1-\alpha_t)\log f_0 + \alpha_t\log f_T` between two densities.
 
-    An energy has no prior, so ``beta`` does not act on f_t here; it weighs the kernels' log ratios (see
+    An energy has no prior, so ``beta`` does not act on f_t here; it weighs −log q_0 and the kernels' log ratios (see
     :meth:`avo_lib.chain.Trajectory.log_w`), as in appendix D of Huang et al. 2018 (arXiv 1809.01818).
 
     Args:
@@ -70,7 +70,7 @@ class GeometricPath:
     """
 
     def __init__(self, log_f0: LogDensity, log_fT: LogDensity, alphas: Alphas) -> None:
-        self.log_f0, self.log_fT = _checked("log_f0", log_f0), _checked("log_fT", log_fT)
+        self.log_f0, self.log_fT = checked("log_f0", log_f0), checked("log_fT", log_fT)
         self.alphas = _check_alphas(alphas)
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
@@ -93,6 +93,7 @@ class AmortisedPath:
 
     With beta = 1 this is the geometric path from the prior to the joint density p(z) p(x|z). The model belongs to the
     *last* target alone: from the broad samples of the others (``log_likelihood_frozen``) it would learn to blur.
+    Through kernels that move along the gradient of f_t it does learn, from every target.
 
     Args:
         log_prior: Log p(z).
@@ -111,8 +112,8 @@ class AmortisedPath:
         log_prior_frozen: LogDensity | None = None,
     ) -> None:
         priors, likelihoods = (log_prior, log_prior_frozen or log_prior), (log_likelihood, log_likelihood_frozen)
-        self.log_prior, self.log_prior_frozen = (_checked("log_prior", one) for one in priors)
-        self.log_likelihood, self.log_likelihood_frozen = (_checked("log_likelihood", one) for one in likelihoods)
+        self.log_prior, self.log_prior_frozen = (checked("log_prior", one) for one in priors)
+        self.log_likelihood, self.log_likelihood_frozen = (checked("log_likelihood", one) for one in likelihoods)
         self.alphas = _check_alphas(alphas)
 
     def attached(self) -> AmortisedPath:
@@ -120,7 +121,7 @@ class AmortisedPath:
         return AmortisedPath(self.log_prior, self.log_likelihood, self.log_likelihood, self.alphas)
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
-        """Beta log p(z) + alpha_t log p(x|z) in nats."""
+        """Beta log p(z) + alpha_t log p(x|z) in nats; before the last target the prior alone is frozen."""
         last = len(self.alphas) - 1
         log_prior = beta * (self.log_prior if t == last else self.log_prior_frozen)(z)
         return log_prior if t == 0 < last else log_prior + self.alphas[t] * self.log_likelihood(z)
@@ -135,11 +136,13 @@ class AmortisedPath:
 
 
 def linear_alphas(T: int) -> Tensor:
-    """Alpha_t = t / T, the schedule of Huang et al. 2018, ``(T + 1,)``; with T = 0 there is only the target.
+    """Alpha_t = t / T, the schedule of Huang et al. 2018, ``(T + 1,)``, T >= 0; with T = 0 only the target.
 
     >>> linear_alphas(4).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
+    if T < 0:
+        raise ValueError(f"a path has T >= 0 steps, not {T}")
     return torch.linspace(0, 1, T + 1) if T else torch.ones(1)
 
 
@@ -161,11 +164,7 @@ def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
 
 @dataclass(frozen=True)
 class Constant:
-    """The same beta at every step; anything but 1 trains another model than the ELBO does.
-
-    >>> Constant()(100)
-    1.0
-    """
+    """The same beta at every step; anything but 1 trains another model than the ELBO does."""
 
     beta: float = 1.0
 
@@ -192,8 +191,8 @@ class WarmUp:
 
     def __post_init__(self) -> None:
         """Refuse a beta that does not rise from 0 or more."""
-        if not (0 <= self.start <= 1 and 0 <= self.rate < math.inf):
-            raise ValueError(f"need 0 <= start <= 1 and rate >= 0, got {self.start} and {self.rate}")
+        if not (0 <= self.start <= 1 and 0 <= self.rate < math.inf and (self.rate or self.start == 1)):
+            raise ValueError(f"need 0 <= start <= 1 and rate > 0, got {self.start} and {self.rate}")
 
     def __call__(self, step: int) -> float:
         """Beta at a step."""

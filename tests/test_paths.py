@@ -1,5 +1,7 @@
 """Paths and schedules."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -62,10 +64,17 @@ def test_ends_do_not_multiply_infinity_by_zero():
     assert backwards.log_density(0, torch.ones(1, 2)).item() == 1
 
 
-@pytest.mark.parametrize("alphas", [[0.0, 0.5], [0.1, 1.0], [0.0, 0.7, 0.6, 1.0], [[0.0, 1.0]]])
+@pytest.mark.parametrize(
+    "alphas", [[0.0, 0.5], [0.1, 1.0], [0.0, 0.7, 0.6, 1.0], [[0.0, 1.0]], [0.0, math.nan, 1.0], []]
+)
 def test_other_alphas_are_refused(alphas):
     with pytest.raises(ValueError, match="rise from 0 to 1"):
         GeometricPath(log_normal, log_normal, torch.tensor(alphas))
+
+
+def test_fewer_steps_than_none_are_refused():
+    with pytest.raises(ValueError, match="T >= 0 steps, not -1"):
+        linear_alphas(-1)
 
 
 def test_beta_schedules():
