@@ -3,7 +3,7 @@ r"""Sequential Monte Carlo: a chain whose particles are resampled on the way, an
 Annealed importance sampling sends K particles along a path and lets each carry its weight to the end. A sequential
 Monte Carlo sampler (Del Moral et al. 2006, arXiv cond-mat/0212648) resamples them whenever few carry most of the
 weight: heavy ones are copied, light ones dropped, and all go on with equal weights. Between two resamplings the weights
-multiply as ever; their means multiply to an estimate of Z_T that is unbiased whatever the kernels.
+multiply as ever; the product of their means is unbiased for Z_T, if the chain reaches all that f_T and the r_t reach.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from avo_lib import estimate
 from avo_lib.chain import Chain, Proposal
 from avo_lib.estimate import Estimate
 from avo_lib.kernels import Kernel, MetropolisKernel
-from avo_lib.numerics import Noise, check_axes, effective_sample_size, log_mean_exp, standard_normal
+from avo_lib.numerics import Noise, check_axes, effective_sample_size, log_mean_exp, standard_normal, traced
 from avo_lib.paths import GeometricPath, LogDensity
 
 MAX_STEPS, HALVINGS = 10_000, 50  # of a path; of an interval of alpha, which are the digits of double precision
@@ -65,8 +65,8 @@ def systematic(log_w: Tensor, u: Tensor) -> Tensor:
     r"""Systematic resampling: particle k has :math:`K W_k` children, rounded up or down, and on average exactly.
 
     Args:
-        log_w: Log weights in nats, ``(K, ...)``.
-        u: One uniform number from 0 to 1 for all K, ``(...)``.
+        log_w: Log weights in nats, ``(K, ...)``; a ValueError if they are NaN, infinite or all zero.
+        u: One uniform number from 0 to 1 for all K, ``(...)``; a ValueError otherwise.
 
     Returns:
         The parent of each child, ``(K, ...)``, in rising order.
@@ -75,13 +75,20 @@ def systematic(log_w: Tensor, u: Tensor) -> Tensor:
     >>> systematic(weights.log(), torch.tensor(0.3)).tolist()
     [0, 0, 2, 3]
     """
-    K = len(log_w)
+    if u.shape != log_w.shape[1:] or not (traced() or ((0 <= u) & (u <= 1) & log_w.amax(0).isfinite()).all()):
+        shapes = f"got log weights {tuple(log_w.shape)} and u {tuple(u.shape)}"
+        raise ValueError(f"need one u from 0 to 1 for all K weights, which are not NaN, infinite or all zero; {shapes}")
+    return draw_parents(log_w, u)
+
+
+def draw_parents(log_w: Tensor, u: Tensor) -> Tensor:
+    """:func:`systematic` without its checks: a lost population has any parents, and does not stop the others."""
     share = log_w.double().softmax(0).movedim(0, -1).cumsum(-1)
     # A sum that rounds to less than one would leave its last marks to a particle without weight.
     share = share / share[..., -1:]
-    marks = (torch.arange(K, device=log_w.device) + u[..., None].double()) / K
+    marks = (torch.arange(len(log_w), device=log_w.device) + u[..., None].double()) / len(log_w)
     parents = torch.searchsorted(share.contiguous(), marks.clamp(max=1 - 1e-15).contiguous(), right=True)
-    return parents.clamp(max=K - 1).movedim(-1, 0)
+    return parents.clamp(max=len(log_w) - 1).movedim(-1, 0)
 
 
 def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise = None) -> Particles:
@@ -148,7 +155,7 @@ def _resampled(
     if threshold:
         u = torch.special.ndtr(standard_normal(z[0, ..., :1], generator)[..., 0])
         few = ess < threshold * len(z)
-        parents = torch.where(few, systematic(whole, u), parents)
+        parents = torch.where(few, draw_parents(whole, u), parents)
         z = z.gather(0, parents[..., None].expand(z.shape))
         log_w = torch.where(few, log_mean_exp(whole) - log_f.gather(0, parents), log_w)
     return z, log_w, ess, parents
@@ -162,7 +169,7 @@ def conditional_ess(log_w: Tensor, log_v: Tensor, dim: int = 0) -> Tensor:
 
     Args:
         log_w: Log weights in nats, any shape with K along ``dim``.
-        log_v: Log increments in nats, of the same shape.
+        log_v: Log increments in nats, of the same shape; a ValueError otherwise.
         dim: The axis of the K samples.
 
     Returns:
@@ -171,6 +178,8 @@ def conditional_ess(log_w: Tensor, log_v: Tensor, dim: int = 0) -> Tensor:
     >>> round(conditional_ess(torch.tensor([0.0, -9.0]), torch.tensor([1.0, 1.0])).item(), 3)
     2.0
     """
+    if log_w.shape != log_v.shape:
+        raise ValueError(f"weights {tuple(log_w.shape)} and increments {tuple(log_v.shape)} must have one shape")
     log_share = log_w.double().log_softmax(dim)
     first, second = ((log_share + power * log_v.double()).logsumexp(dim) for power in (1, 2))
     return log_w.shape[dim] * (2 * first - second).exp()

@@ -149,6 +149,28 @@ def test_rounding_gives_no_mark_to_a_last_particle_without_weight():
         assert systematic(log_w, torch.tensor(1.0)).max() < K - 1
 
 
+@pytest.mark.parametrize(
+    "log_w, u",
+    [
+        ([0.0, math.nan, 0.0], 0.3),
+        ([-math.inf] * 3, 0.3),
+        ([0.0, math.inf, 0.0], 0.3),
+        ([0.0] * 3, 5.3),
+        ([0.0] * 3, -0.1),
+        ([0.0] * 3, math.nan),
+        ([0.0] * 3, [0.1, 0.2, 0.3]),
+    ],
+)
+def test_parents_of_nothing_are_refused(log_w, u):
+    with pytest.raises(ValueError, match="need one u from 0 to 1"):
+        systematic(torch.tensor(log_w), torch.tensor(u))
+
+
+def test_weights_and_increments_of_two_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(4,\) and increments \(4, 1\)"):
+        conditional_ess(torch.zeros(4), torch.zeros(4, 1))
+
+
 def test_after_the_last_learned_move_nothing_is_copied(generator):
     found = smc(skewed_chain(of_each_sort()["walk"], (50,)), 10, threshold=1.0, generator=generator)
     themselves = torch.arange(10)[:, None]
