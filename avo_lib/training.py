@@ -36,7 +36,8 @@ class TrainConfig:
         lr_drop: Factor on it for the last fifth of the epochs.
         objective: What is maximised.
         beta: Schedule of the Kullback-Leibler part's weight, by step.
-        patience: Stop after so many epochs at beta = 1 without a better validation bound; None never stops.
+        patience: Stop after so many epochs at beta = 1 without a better validation bound; None never stops. With a
+            beta that does not end at 1 it is a ValueError.
     """
 
     epochs: int
@@ -63,6 +64,8 @@ class TrainConfig:
             raise ValueError(f"lr must be positive, not {self.lr}")
         if not 0 < self.lr_drop < math.inf or (self.patience is not None and self.patience < 1):
             raise ValueError("lr_drop must be positive, and patience at least 1 or None")
+        if self.patience is not None and self.beta(2**62) != 1:
+            raise ValueError(f"patience counts epochs at beta = 1, at which {self.beta} does not end: use None")
 
 
 def fit(
@@ -94,15 +97,15 @@ def fit(
 
     Raises:
         FloatingPointError: If the objective is not finite; the last checkpoint stays.
-        ValueError: If the model refuses the data, the folder holds a run of another configuration or other data, or a
-            last batch of one meets batch norm.
+        ValueError: If images are too few, the model refuses the data, the folder holds a run of another configuration
+            or other data, or a last batch of one meets batch norm.
         TypeError: If the model has no ``chain``.
         OSError: If the folder cannot be written to.
     """
     seed = index(seed)
-    if not 0 <= seed < 2**63 or len(data.train) == 0 or len(data.valid) == 0:
+    if not 0 <= seed < 2**63 or len(data.train) == 0 or len(data.valid) < 2:
         raise ValueError(
-            f"need a seed from 0 to 2**63 - 1 and images to train and to validate on, got seed {seed}, "
+            f"need a seed from 0 to 2**63 - 1, images to train on and two to validate on, got seed {seed}, "
             f"{len(data.train)} and {len(data.valid)} images"
         )
     folder = None if folder is None else Path(folder)

@@ -401,6 +401,12 @@ def test_early_stopping_leaves_the_best_epochs_weights(monkeypatch):
     assert not stopped.training
 
 
+def test_one_image_to_validate_on_is_refused_before_the_first_epoch():
+    data = tiny_data()
+    with pytest.raises(ValueError, match=r"two to validate on.*60 and 1 images"):
+        fit(new_model(), dataclasses.replace(data, valid=data.valid[:1]), OBJECTIVES["elbo"], device="cpu")
+
+
 def test_patience_begins_when_beta_is_one(monkeypatch):
     """Beta is 1 from the 12th step on, which ends the third epoch of four steps."""
     bounds_per_epoch(monkeypatch, [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0])
