@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from avo_lib.chain import Chain
 from avo_lib.numerics import Noise, standard_normal
-from avo_lib.paths import LogDensity
-from avo_lib.smc import systematic
+from avo_lib.paths import LogDensity, checked
+from avo_lib.smc import draw_parents
 
 Stand = Literal["equal", "weighted", "resampled"]
 
@@ -52,15 +52,16 @@ class LearnedPath(nn.Module):
     @property
     def alphas(self) -> Tensor:
         """Exponents of the target, ``(T + 1, *copies)``, with their gradient."""
-        between = self.rises.softmax(0).cumsum(0)[:-1]
+        between = self.rises.softmax(0).cumsum(0)[:-1].clamp(max=1)  # in float32 the sum passes 1 by its rounding
         end = torch.zeros_like(self.rises[:1])
         return torch.cat([end, between, end + 1])
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z) in nats; ``beta`` does not act on an energy."""
+        log_f0, log_fT = checked("log_f0", self.log_f0), checked("log_fT", self.log_fT)
         if t in (0, len(self.rises)):
-            return (self.log_fT if t else self.log_f0)(z)
-        return torch.lerp(self.log_f0(z), self.log_fT(z), self.alphas[t])
+            return (log_fT if t else log_f0)(z)
+        return torch.lerp(log_f0(z), log_fT(z), self.alphas[t])
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T, ``(T, ..., dim)`` to ``(T, ...)``."""
@@ -79,7 +80,8 @@ def nested(chain: Chain, samples: int, particles: Stand = "weighted", *, generat
         u &= \log f_T - \log f_0 .
 
     Args:
-        chain: With learned kernels; neither proposal nor model learns.
+        chain: With learned kernels; the proposal rests, and so do the features that kernels see. A model inside the
+            path does learn, from every target: give the path one without gradients.
         samples: The number K of particles; further axes of the proposal are populations of their own.
         particles: What stands for :math:`\pi_{t-1}`: the particles as they are, which is AVO; with their weights; or
             resampled after every step.
@@ -99,10 +101,11 @@ def nested(chain: Chain, samples: int, particles: Stand = "weighted", *, generat
     z, log_q0 = (part.detach() for part in chain.proposal.sample((samples,), generator=generator))
     log_f = chain.target(0)(z)
     log_w = (log_f - log_q0).detach()
+    context = None if chain.context is None else chain.context.detach()
     total = torch.zeros_like(log_w[0])
     for t, kernel in enumerate(chain.kernels, start=1):
         share = torch.full_like(log_w, 1 / samples) if particles == "equal" else log_w.softmax(0)
-        moved, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
+        moved, log_ratio = kernel.forward(z, chain.target(t), context, generator=generator)
         log_f_moved = chain.target(t)(moved)
         log_v = log_f_moved - log_f.detach() + log_ratio
         gain = (share * log_v).sum(0)
@@ -115,7 +118,7 @@ def nested(chain: Chain, samples: int, particles: Stand = "weighted", *, generat
             total = total + _without_value((score - log_w.softmax(0) * log_f_here).sum(0))
         log_f = log_f_here
         if particles == "resampled" and t < len(chain.kernels):
-            parents = systematic(log_w, torch.special.ndtr(standard_normal(z[0, ..., :1], generator)[..., 0]))
+            parents = draw_parents(log_w, torch.special.ndtr(standard_normal(z[0, ..., :1], generator)[..., 0]))
             z, log_f = z.gather(0, parents[..., None].expand(z.shape)), log_f.gather(0, parents)
             log_w = torch.zeros_like(log_w)
     return total

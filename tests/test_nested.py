@@ -133,6 +133,26 @@ def test_learned_paths_are_sorted_and_fixed_at_the_ends(generator):
     assert bool((path.alphas[0] == 0).all() and (path.alphas[-1] == 1).all())
 
 
+def test_learned_alphas_do_not_pass_one(generator):
+    """In single precision a sum of shares may."""
+    path = LearnedPath(base().log_prob, log_target, T=50, copies=(1000,)).float()
+    with torch.no_grad():
+        path.rises.normal_(generator=generator)
+        path.rises[-1] = -60.0
+        assert path.rises.softmax(0).cumsum(0).max() > 1
+    assert path.alphas.max() == 1
+
+
+def test_features_rest_as_the_proposal_does(generator):
+    """Else an encoder would learn through what the kernels see of it."""
+    features = torch.randn(4, 3, generator=generator, requires_grad=True)
+    kernel = GatedKernel(1, 4, context_dim=3)
+    path = GeometricPath(base().log_prob, log_target, linear_alphas(1))
+    value = nested(Chain(base(4), [kernel], path, features), 5, generator=generator).sum()
+    found = gradient(value, [features, *kernel.parameters()])
+    assert found[: features.numel()].abs().max() == 0 and found.abs().max() > 0
+
+
 def test_learned_paths_have_the_densities_of_geometric_ones(generator):
     path, z = LearnedPath(base().log_prob, log_target, T=4), torch.randn(4, 7, 1, generator=generator)
     fixed = GeometricPath(base().log_prob, log_target, linear_alphas(4))

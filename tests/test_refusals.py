@@ -9,9 +9,10 @@ import torch
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import ais, reverse_ais
-from avo_lib.kernels import HMC, GatedKernel, tune_step_sizes
+from avo_lib.kernels import HMC, GatedKernel, Langevin, tune_step_sizes
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.models.parts import trunk
+from avo_lib.nested import LearnedPath, nested
 from avo_lib.numerics import effective_sample_size, log_normal
 from avo_lib.objectives import AVO, elbo
 from avo_lib.paths import (
@@ -56,6 +57,19 @@ def test_points_of_one_coordinate_are_not_stretched_to_the_gaussian(ends):
 def test_points_of_another_size_are_not_weighed(generator):
     with pytest.raises(ValueError, match="have one coordinate for a Gaussian of 2"):
         reverse_ais(hmc_chain(), torch.randn(500, 1, generator=generator), generator=generator)
+
+
+@pytest.mark.parametrize("ends", [(network, BASE.log_prob), (BASE.log_prob, network)])
+def test_a_path_that_learns_refuses_an_axis_too_many(ends, generator):
+    chain = Chain(BASE, [GatedKernel(2, 4)] * 2, LearnedPath(*ends, T=2))
+    with pytest.raises(ValueError, match=r"log_f. gives shape \(5, 1\)"):
+        nested(chain, 5, generator=generator)
+
+
+@pytest.mark.parametrize("kernel", [HMC(0.5), Langevin(0.5)], ids=["hmc", "langevin"])
+def test_a_kernel_without_a_chain_refuses_an_axis_too_many(kernel, generator):
+    with pytest.raises(ValueError, match=r"log_f gives shape \(5, 1\)"):
+        kernel.forward(torch.zeros(5, 2), network, None, generator=generator)
 
 
 @pytest.mark.parametrize("part", ["prior", "likelihood"])
@@ -173,6 +187,7 @@ def test_avo_without_kernels_is_refused_at_the_first_step(generator):
         lambda: Constant(-1.0),
         lambda: WarmUp(0.2, -1e-4),
         lambda: WarmUp(math.nan, 1e-4),
+        lambda: WarmUp(0.5, 0.0),
         lambda: Cyclical(10, ramp=0.0),
         lambda: Cyclical(10, ramp=1.5),
         lambda: Cyclical(10, ramp=math.nan),
@@ -192,6 +207,8 @@ def test_avo_without_kernels_is_refused_at_the_first_step(generator):
         lambda: TrainConfig(epochs=1.5),
         lambda: TrainConfig(epochs=1, lr=math.nan),
         lambda: TrainConfig(epochs=1, lr_drop=math.nan),
+        lambda: TrainConfig(epochs=1, patience=1, beta=Constant(0.5)),
+        lambda: TrainConfig(epochs=1, patience=1, beta=Scaled(WarmUp(0.2, 0.1), 1.25)),
     ],
 )
 def test_impossible_settings_are_refused_where_they_are_given(make):

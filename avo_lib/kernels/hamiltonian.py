@@ -9,16 +9,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from avo_lib.numerics import Noise, standard_normal, sum_last
+from avo_lib.numerics import Noise, check_axes, standard_normal, sum_last
 from avo_lib.paths import LogDensity, Path
 
 
 def value_and_gradient(log_f: LogDensity, z: Tensor, *, attached: bool = False) -> tuple[Tensor, Tensor]:
-    """Log f in nats ``(...)`` and its gradient ``(..., dim)``; attached, both pass gradients to z and into log f."""
+    """Log f in nats ``(...)`` and its gradient ``(..., dim)``; attached, both pass gradients to z and into log f.
+
+    Raises:
+        ValueError: If log f has an axis too many.
+    """
     with torch.enable_grad():
         if not (attached and z.requires_grad):
             z = z.detach().requires_grad_()
-        value = log_f(z)
+        value = check_axes("log_f", log_f(z), z)
         if not value.requires_grad:  # flat wherever it does not vanish
             return value, torch.zeros_like(z)
         (gradient,) = torch.autograd.grad(value.sum(), z, create_graph=attached, materialize_grads=True)
@@ -133,7 +137,8 @@ def tune_step_sizes(
         T frozen kernels, for f_1 … f_T.
 
     Raises:
-        ValueError: If a guess is impossible, or so far off that the pilot does not get near the wanted acceptance.
+        ValueError: If a guess is impossible, or so far off that at the end of a target the pilot accepts next to
+            nothing. Steps that are still too short are not refused: see what :func:`avo_lib.evaluation.ais` accepts.
     """
     if not 0 < acceptance < 1 or adaptations < 1:
         raise ValueError(f"need 0 < acceptance < 1 and adaptations of at least 1, got {acceptance} and {adaptations}")
