@@ -8,9 +8,10 @@ A chain draws :math:`z_0 \sim q_0` and moves it through kernels :math:`q_t(z_t\m
     \log v_t &= \log f_t(z_t) - \log f_{t-1}(z_{t-1}) \\
     &\quad + \log r_t(z_{t-1}\mid z_t) - \log q_t(z_t\mid z_{t-1}),
 
-and :math:`E\,w = Z_T`, whatever the kernels. The mean of log w is the ELBO; the log of the mean of K weights is the
-IWAE bound; with MCMC kernels the weights are those of annealed importance sampling; and the sum of the log v_t, each
-with :math:`z_{t-1}` held constant, is the annealed variational objective.
+and :math:`E\,w = Z_T`, whatever the kernels, as long as the chain reaches every trajectory to which :math:`f_T` and the
+:math:`r_t` give mass. The mean of log w is the ELBO; the log of the mean of K weights is the IWAE bound; with MCMC
+kernels the weights are those of annealed importance sampling; and the sum of the log v_t, each with :math:`z_{t-1}`
+held constant, is the annealed variational objective.
 """
 
 from __future__ import annotations
@@ -32,11 +33,9 @@ class Proposal(Protocol):
 
     def sample(self, shape: Sequence[int], *, generator: Noise) -> tuple[Tensor, Tensor]:
         """Draws ``(*shape, ..., dim)`` and their log densities ``(*shape, ...)`` in nats."""
-        ...
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log q_0(z) in nats, ``(..., dim)`` to ``(...)``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Gaussian:
 
     Attributes:
         mean: Mean ``(..., dim)``.
-        std: Standard deviation ``(..., dim)``.
+        std: Standard deviation ``(..., dim)``; a ValueError if both are numbers ``()``, which have no last axis.
 
     >>> z, log_q = Gaussian(torch.zeros(3, 2), torch.ones(3, 2)).sample((5,))
     >>> z.shape, log_q.shape
@@ -54,6 +53,11 @@ class Gaussian:
 
     mean: Tensor
     std: Tensor
+
+    def __post_init__(self) -> None:
+        """Refuse points without an axis: of a hundred draws in one dimension it would make one in a hundred."""
+        if self.mean.dim() == self.std.dim() == 0:
+            raise ValueError("a Gaussian needs a last axis, even in one dimension: torch.tensor([mean]), not shape ()")
 
     def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
         """Reparameterised draws and their log densities."""
@@ -74,7 +78,7 @@ class Drawn:
     Attributes:
         distribution: With ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw; wrap a
             distribution of independent coordinates in ``torch.distributions.Independent``. Its draws come from the
-            global random state, which a generator (of several the first) seeds for the time of the draw.
+            global random state: a generator (of several the first) seeds the CPU's alone for the time of the draw.
 
     >>> from torch.distributions import MultivariateNormal
     >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))
@@ -92,29 +96,13 @@ class Drawn:
         first = generator[0] if isinstance(generator, Sequence) else generator
         with torch.random.fork_rng(devices=[], enabled=first is not None):
             if first is not None:
-                torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=first)))
+                torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=first, device=first.device)))
             z: Tensor = draw(torch.Size(shape))
         return z, self.log_prob(z)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats."""
         return check_axes("log_prob of the distribution", self.distribution.log_prob(z), z)
-
-
-@dataclass(frozen=True)
-class Held:
-    """A proposal whose draws and log densities are constants: what made it does not learn."""
-
-    proposal: Proposal
-
-    def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
-        """Draws and log densities, detached."""
-        z, log_q = self.proposal.sample(shape, generator=generator)
-        return z.detach(), log_q.detach()
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log density in nats, detached from the proposal but not from z."""
-        return self.proposal.log_prob(z)
 
 
 @dataclass(frozen=True)
@@ -141,7 +129,7 @@ class Trajectory:
         The f_t between the ends cancel: :math:`\log w = \log f_T(z_T) - \log q_0(z_0) + \sum_t \log r_t/q_t`.
 
         Args:
-            beta: Weight of the Kullback-Leibler part; for beta < 1 the value is no bound.
+            beta: Weight of the Kullback-Leibler part; a bound only for 1, or for a model (not an energy) for beta >= 1.
 
         Returns:
             Log weights in nats, ``(...)``.
@@ -153,14 +141,19 @@ class Trajectory:
         """The incremental log weights log v_1 … log v_T.
 
         On a detached trajectory the gradient of each reaches the kernel of its own step alone, so the subtracted
-        log f_{t−1}(z_{t−1}) is a constant; a model inside the path sees the last target only.
+        log f_{t−1}(z_{t−1}) is a constant. A model inside the path sees the last target only, if no kernel uses log f.
 
         Args:
             beta: As in :meth:`log_w`.
 
         Returns:
             Log v_t in nats, ``(T, ...)``.
+
+        Raises:
+            ValueError: If there are no kernels, and so no increments.
         """
+        if not self.log_ratio:
+            raise ValueError("a chain without kernels has no increments: its one weight is log_w()")
         reached = self.path.log_ladder(torch.stack(self.z[1:]), beta)
         start = self.path.log_density(0, self.z[0], beta)
         left = torch.cat([start[None], reached[:-1]])
@@ -218,7 +211,12 @@ class Chain:
 
         Returns:
             The trajectories.
+
+        Raises:
+            ValueError: If ``detach`` begins before the first step, or after the last.
         """
+        if not 0 <= detach <= max(len(self.kernels), 2):  # from step 2 on, a chain of one step learns as a whole
+            raise ValueError(f"a chain of {len(self.kernels)} kernels cannot be held constant from step {detach} on")
         z, log_q0 = self.proposal.sample(shape, generator=generator)
         check_axes("the proposal", log_q0, z)
         zs, log_ratios = [z], []

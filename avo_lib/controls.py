@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from avo_lib.chain import Held
+from avo_lib.chain import Proposal
+from avo_lib.numerics import Noise
 from avo_lib.objectives import Model, Source, check_share, elbo, toss
+
+
+@dataclass(frozen=True)
+class Held:
+    """A proposal whose draws are constants, as are their log densities: what made it does not learn from them."""
+
+    proposal: Proposal
+
+    def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
+        """Draws and log densities, detached."""
+        z, log_q = self.proposal.sample(shape, generator=generator)
+        return z.detach(), log_q.detach()
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats; of points from elsewhere, from which the proposal does learn."""
+        return self.proposal.log_prob(z)
 
 
 @dataclass(frozen=True)
 class RestingEncoder:
     """The ELBO, of which a random share of the steps leaves the encoder alone: a placebo for AVO.
 
-    AVO's steps do not train the encoder either; what it loses by that alone is not the merit of annealed targets.
+    AVO's steps do not train the encoder either; what it loses by that alone is not the merit of annealed targets. Only
+    through a prior that it makes, of pseudo-inputs, does it learn in these steps too, as under AVO.
 
     Attributes:
         share: Probability that a mini-batch holds proposal and features constant.

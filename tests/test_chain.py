@@ -93,6 +93,28 @@ def test_a_path_of_another_length_is_refused():
         Chain(base, HMC(0.5), GeometricPath(base.log_prob, base.log_prob, linear_alphas(1)))
 
 
+def test_a_gaussian_without_an_axis_is_refused():
+    """Its draws would be summed over their number, as over coordinates."""
+    with pytest.raises(ValueError, match="needs a last axis"):
+        Gaussian(torch.tensor(0.0), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("T, detach", [(3, 4), (3, -1), (1, 3)])
+def test_steps_that_do_not_exist_are_not_held(T, detach):
+    """From step 2 on, a chain of one step learns as a whole; where nothing is held, AVO would be the ELBO."""
+    base = Gaussian(torch.zeros(2), torch.ones(2))
+    chain = Chain(base, [HMC(0.1)] * T, GeometricPath(base.log_prob, base.log_prob, linear_alphas(T)))
+    assert chain.sample(detach=max(T, 2)).detached == max(T, 2)
+    with pytest.raises(ValueError, match=f"{T} kernels cannot be held constant from step {detach} on"):
+        chain.sample(detach=detach)
+
+
+def test_increments_of_no_steps_are_refused():
+    base = Gaussian(torch.zeros(2), torch.ones(2))
+    with pytest.raises(ValueError, match="without kernels has no increments"):
+        Chain(base, [], GeometricPath(base.log_prob, base.log_prob, linear_alphas(0))).sample().log_v()
+
+
 def test_a_shared_mean_shares_no_noise(generator):
     z, log_q = Gaussian(torch.zeros(2), torch.ones(5, 2)).sample((3,), generator=generator)
     assert z.shape == (3, 5, 2) and log_q.shape == (3, 5) and len(z.unique()) == z.numel()
