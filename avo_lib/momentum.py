@@ -36,7 +36,7 @@ def with_momentum(chain: Chain) -> Chain:
     >>> chain.sample((100,)).z[-1].shape
     torch.Size([100, 6])
     """
-    return replace(chain, proposal=_Proposal(chain.proposal), path=_Path(chain.path))
+    return replace(chain, proposal=_Proposal(chain.proposal), path=_Path(chain.path))  # type: ignore[arg-type]  # only read
 
 
 def add_momentum(z: Tensor, *, generator: Noise = None) -> Tensor:
@@ -64,7 +64,12 @@ class _Proposal:
 
 class _Path:
     def __init__(self, path: Path) -> None:
-        self.path, self.alphas = path, path.alphas
+        self.path = path
+
+    @property
+    def alphas(self) -> Tensor:
+        """Of the path as it is now: it may learn."""
+        return self.path.alphas
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
         position, momentum = z.chunk(2, -1)

@@ -7,6 +7,7 @@ import torch
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.kernels import Underdamped
 from avo_lib.momentum import add_momentum, with_momentum
+from avo_lib.nested import LearnedPath
 from avo_lib.numerics import log_normal
 from avo_lib.paths import AmortisedPath, linear_alphas
 from avo_lib.targets import LinearGaussian
@@ -23,6 +24,14 @@ def test_a_momentum_leaves_the_normaliser_and_is_standard_normal(generator):
     assert_mean(momentum.square(), 1.0, resolution=0.01)
     assert_mean(momentum[:, :1] * z, 0.0, resolution=0.01)
     torch.testing.assert_close(add_momentum(z)[:, :3], z)
+
+
+def test_a_path_that_learns_is_not_copied():
+    path = LearnedPath(log_normal, log_normal, T=3)
+    chain = with_momentum(Chain(Gaussian(torch.zeros(2), torch.ones(2)), [Underdamped(0.1, 0.5)] * 3, path))
+    with torch.no_grad():
+        path.rises[0] = 5.0
+    assert torch.equal(chain.path.alphas, path.alphas) and chain.path.alphas[1] > 0.9
 
 
 def test_beta_weighs_the_momentum_as_part_of_the_divergence(generator):
