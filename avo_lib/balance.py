@@ -3,7 +3,8 @@ r"""Balance as an objective: weights that do not vary, on trajectories that may 
 Where forward and reverse kernels are in detailed balance with the targets, :math:`f_{t-1} q_t \propto f_t r_t`, every
 :math:`\log v_t` is a constant, :math:`\log Z_t - \log Z_{t-1}`. The objectives here ask for it by squares. Their
 gradient takes the points as constants, so any :class:`Behaviour` may draw them. Drawn by the chain itself, they give
-the forward kernels the expected gradient of AVO or of the ELBO, and the reverse kernels another.
+the forward kernels beta times the expected gradient of AVO or of the ELBO, and the reverse kernels another. A decoder
+rests, unless kernels such as :class:`avo_lib.kernels.Langevin` take their drift from it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ class Behaviour(Protocol):
 
     def __call__(self, chain: Chain, shape: Sequence[int], *, generator: Source) -> Sequence[Tensor]:
         """Points z_0 … z_T, each with ``shape`` in front of the proposal's axes, ``(*shape, ..., dim)``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Backwards:
 
 @dataclass
 class _Fixed:
-    """A path whose values are constants: it is judged against, and does not learn."""
+    """A path whose values are constants: it is judged against, and does not learn from them."""
 
     path: Path
     alphas: Tensor
@@ -173,7 +173,7 @@ class DetailedBalance:
     r"""Detailed balance of each step, :math:`-\frac12\sum_t(\log v_t - c_t)^2` (Bengio et al. 2023, arXiv 2111.09266).
 
     There the targets on the way are learned; here the path gives them, up to the constants. The kernels learn, each
-    from its own step; proposal, features and decoder rest, as in a step of :class:`avo_lib.objectives.AVO`.
+    from its own step; proposal, features and decoder rest (but see the module), as in AVO.
 
     Attributes:
         increments: The c_t ``(T,)`` or ``(T, images)`` in nats: log Z_t − log Z_{t−1} where it is known, else
@@ -201,7 +201,7 @@ class DetailedBalance:
 class TrajectoryBalance:
     r"""Balance of the whole trajectory, :math:`-\frac12(\log w - \log Z)^2` (Malkin et al. 2022, arXiv 2201.13259).
 
-    Proposal, encoder and kernels learn, and ``log_z`` if the optimiser has it; the decoder rests.
+    Proposal, encoder and kernels learn, and ``log_z`` if the optimiser has it; the decoder rests (but see the module).
 
     Attributes:
         log_z: A number ``()`` or one for each datum, ``(images,)``, in nats: known, or a parameter.
@@ -220,7 +220,7 @@ class TrajectoryBalance:
 class LogVariance:
     """Balance of the whole trajectory, with the mean of K log weights for log Z; see :func:`log_variance`.
 
-    Proposal, encoder and kernels learn; the decoder rests.
+    Proposal, encoder and kernels learn; the decoder rests (but see the module).
 
     Attributes:
         samples: K, at least 2.

@@ -42,7 +42,7 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> Annealing:
     r"""Annealed importance sampling: log Z_T from below (Neal 2001, arXiv physics/9803008).
 
     If kernels leave f_t invariant, the increments are :math:`\log v_t = \log f_t(z_{t-1}) - \log f_{t-1}(z_{t-1})`.
-    Any chain gives an unbiased weight. No trajectory is kept: memory does not grow with T.
+    Any chain that reaches all that f_T and the r_t reach gives an unbiased weight. Memory does not grow with T.
 
     Args:
         chain: With MCMC kernels of fixed step size, or any others.

@@ -86,7 +86,7 @@ def measure_gaps(
         x: Images ``(images, ...)``.
         pilot: Other images, on which the step sizes of AIS are tuned.
         config: How to measure.
-        generator: Source of the noise, on the images' device.
+        generator: Source of the noise, on the images' device; by default one with a fixed seed.
 
     Returns:
         The three numbers of each image.
@@ -130,7 +130,7 @@ def measure_bracket(
         z: What they were drawn with ``(images, latent)``.
         pilot: As for :func:`measure_gaps`.
         config: How to measure.
-        generator: Source of the noise, on the images' device.
+        generator: Source of the noise, on the images' device; by default one with a fixed seed.
 
     Returns:
         Upper minus lower estimate of each image's log p in nats, ``(images,)``; its mean is positive in expectation.

@@ -72,7 +72,7 @@ def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) ->
 
     Step t then fits its own annealed target :math:`f_t` (Huang et al. 2018, arXiv 1809.01818, eq. 4). The value
     telescopes to the ELBO's, log w on the same draws; only the gradients of the kernels before the last differ. A model
-    inside the path gets the ELBO's gradient; the proposal gets none, and learns in ELBO steps.
+    inside the path gets the ELBO's gradient, if no kernel uses log f; the proposal gets none, and learns in ELBO steps.
 
     Args:
         trajectory: Drawn with ``detach=True``, of a chain with at least one kernel; with ``detach=2`` the proposal and
@@ -154,7 +154,8 @@ class AVO:
     """Loss-calibrated AVO: with probability ``share`` an annealed step, else one of the ELBO (Huang et al. 2018).
 
     In an annealed step the kernels learn, each from its own target, and the decoder from the last one. What else does
-    the paper leaves open; ``also`` and ``joint`` are the other readings. An ELBO step trains everything.
+    the paper leaves open; ``also`` and ``joint`` are the other readings. An ELBO step trains everything. Where the
+    encoder makes the prior too, of pseudo-inputs, it learns through it in every step, and so does the proposal.
 
     Attributes:
         share: The paper's a; one coin for a mini-batch.

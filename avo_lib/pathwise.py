@@ -1,6 +1,8 @@
-"""Objectives whose gradient follows the draws alone: the score of the proposal is left out, as it has mean zero.
+"""Objectives whose gradient follows the draws alone, without the score of the proposal.
 
-Their values are those of the ELBO and of the importance-weighted bound; only the proposal's gradient is less noisy.
+Values and expected gradients are those of the ELBO and of the importance-weighted bound. In the gradient of the ELBO
+the score has mean zero, and is left out; in that of K weights it has not, and is reparameterised a second time. Near
+the posterior this takes noise away; far from it, as under a much narrower proposal, it may bring much more.
 """
 
 from __future__ import annotations

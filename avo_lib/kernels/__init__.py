@@ -33,8 +33,9 @@ class Kernel(Protocol):
 
         Args:
             z_prev: Where the chain is, ``(..., dim)``.
-            log_f: The target of this step; learned kernels ignore it, MCMC kernels leave it invariant. Evaluation runs
-                under ``torch.no_grad``: who needs its gradient there asks for it with ``torch.enable_grad``.
+            log_f: The target of this step; learned kernels ignore it, MCMC kernels leave it invariant, uncorrected
+                dynamics follow its gradient. Evaluation runs under ``torch.no_grad``: who needs a gradient there asks
+                for it with ``torch.enable_grad``.
             context: Features of the datum ``(..., context_dim)``, or None.
             generator: Source of the noise.
 

@@ -54,7 +54,7 @@ class Controlled(Langevin):
         r:\ z_{prev} &= z + \sqrt{2\tau}\,\xi' + \tau\{\nabla\log f - u_t\}(z)
 
     Where u carries the mass from one target to the next, the gap of the bound vanishes with the step size
-    (arXiv 2307.01050).
+    (arXiv 2307.01050). As under :class:`avo_lib.kernels.Langevin`, what log f is made of learns through the drift.
 
     Args:
         step_size: As for :class:`avo_lib.kernels.Langevin`, and so are ``clip`` and ``batch``.
@@ -88,7 +88,8 @@ class LearnedReverse(Controlled):
     r"""Monte Carlo diffusion: plain Langevin forwards, the control in the reverse kernel alone (Doucet et al. 2022).
 
     The reverse of a diffusion with the marginals :math:`q_t` has the drift :math:`2 \nabla\log q_t - \nabla\log f`
-    (arXiv 2208.07698); so the best u is :math:`2 \nabla\log (f / q_t)`. Arguments as for :class:`Controlled`.
+    (arXiv 2208.07698); so the best u is :math:`2 \nabla\log (f / q_t)`. Arguments as for :class:`Controlled`,
+    and what learns too.
     """
 
     def drift(self, z: Tensor, log_f: LogDensity, direction: int) -> Tensor:

@@ -20,7 +20,8 @@ class Langevin(nn.Module):
         r:\ z_{prev} &= z + \tau \nabla\log f(z) + \sqrt{2\tau}\,\xi'
 
     As no move is rejected, gradients pass through the step: by maximising E log w a chain learns its step sizes, and
-    also what its targets are made of. It takes two gradients of log f.
+    also what its targets are made of, through every step's drift, whatever else an objective holds constant. It takes
+    two gradients of log f.
 
     Args:
         step_size: Tau at the start, positive; it learns, on a logarithmic scale.
