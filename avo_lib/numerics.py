@@ -176,9 +176,14 @@ def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
     Returns:
         ``log_w`` without ``dim``, in nats.
 
+    Raises:
+        ValueError: If there are no weights, K = 0.
+
     >>> log_mean_exp(torch.zeros(5)).item()
     0.0
     """
+    if not log_w.shape[dim]:
+        raise ValueError(f"the mean of no weights: axis {dim} of {tuple(log_w.shape)} is empty")
     return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
 
 

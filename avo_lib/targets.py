@@ -78,8 +78,9 @@ class GaussianMixture:
 
     def __post_init__(self) -> None:
         """Weights must be a distribution over the means."""
-        if len(self.weights) != len(self.means) or min(self.weights) <= 0 or not abs(sum(self.weights) - 1) <= 1e-9:
-            raise ValueError(f"need one positive weight a component, summing to 1; got {tuple(self.weights)}")
+        whole = len(self.weights) == len(self.means) and min(self.weights) > 0 and abs(sum(self.weights) - 1) <= 1e-9
+        if not (whole and 0 < self.std < math.inf):
+            raise ValueError(f"need one positive weight a component, summing to 1, and std > 0; got {self}")
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log density in nats, ``(..., 2)`` to ``(...)``."""
@@ -93,8 +94,8 @@ class GaussianMixture:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws ``(n, 2)``."""
         component = torch.multinomial(torch.tensor(self.weights), n, replacement=True, generator=generator)
-        centres = torch.tensor(self.means, dtype=torch.get_default_dtype())[component]
-        return centres + self.std * torch.randn(n, 2, generator=generator)
+        noise = torch.randn(n, 2, generator=generator)
+        return noise.new_tensor(self.means)[component] + self.std * noise
 
 
 def _half_square(x: Tensor, scale: float) -> Tensor:
@@ -188,9 +189,8 @@ def energy(name: str, variant: str = "released") -> Target:
         return Target(label, _ellipse, math.log(2 * math.pi * math.sqrt(2) * radial))
     if name == "d":
         place, log_z = ((2.0, 0.2), 0.0) if variant == "paper" else ((2.5, 0.375), 2.5 - math.log(4))
-        mixture = _four_modes(*place)
-        sampler = lambda n, generator: mixture.sample(n, generator=generator)  # noqa: E731
-        return Target(label, lambda z: mixture.log_density(z) + log_z, log_z, sampler)
+        four = _four_modes(*place)
+        return Target(label, lambda z: four.log_density(z) + log_z, log_z, lambda n, g: four.sample(n, generator=g))
     if name == "e":
         return Target(label, _wavy_ridge, math.log(2 * math.pi * math.sqrt(5) * 0.4), _sample_wavy_ridge)
     return Target(label, _two_ridges, math.log(4 * math.pi * math.sqrt(10) * 0.35), _sample_two_ridges)

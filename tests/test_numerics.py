@@ -78,6 +78,11 @@ def test_log_mean_exp_is_the_log_of_the_mean(generator):
     torch.testing.assert_close(log_mean_exp(log_w, dim=1), log_w.exp().mean(1).log())
 
 
+def test_the_mean_of_no_weights_is_refused():
+    with pytest.raises(ValueError, match="no weights"):
+        log_mean_exp(torch.zeros(3, 0), dim=1)
+
+
 def test_log_mean_exp_is_stable():
     assert log_mean_exp(torch.tensor([-2000.0, -2000.0])).item() == -2000.0
     assert log_mean_exp(torch.tensor([2000.0, -math.inf])).item() == pytest.approx(2000.0 - math.log(2))

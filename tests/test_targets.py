@@ -119,6 +119,9 @@ def test_what_does_not_exist_is_refused():
         LinearGaussian(torch.eye(2), torch.zeros(2), math.nan)
     with pytest.raises(ValueError, match="summing to 1"):
         GaussianMixture((math.nan, 0.5), ((0, 0), (1, 1)), 1.0)
+    for std in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="std > 0"):
+            GaussianMixture((1.0,), ((0, 0),), std)
 
 
 @pytest.mark.parametrize("alpha", [-1.0, math.nan])
