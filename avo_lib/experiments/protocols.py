@@ -152,6 +152,7 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
     very_wide = replace(hvi, model=replace(hvi.model, std_init=1.0))
     warm_up = base.train.beta
     assert isinstance(warm_up, WarmUp)
+    encoder = AVO(0.2, also=("features", "proposal"))
     everything = AVO(0.2, also=("decoder", "features", "proposal"))
     return {
         "hvi_wide": _wide(hvi),
@@ -160,7 +161,8 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
         "avo_proposal": _train(hvi, objective=AVO(0.2, also=("proposal",))),
         "avo_proposal_half": _train(hvi, objective=AVO(0.5, also=("proposal",))),
         "avo_proposal_wide": _train(_wide(hvi), objective=AVO(0.2, also=("proposal",))),
-        "avo_proposal_features": _train(hvi, objective=AVO(0.2, also=("features", "proposal"))),
+        "avo_proposal_features": _train(hvi, objective=encoder),
+        "avo_proposal_features_wide": _train(_wide(hvi), objective=encoder),
         "avo_joint": _train(hvi, objective=AVO(0.2, joint=True)),
         "avo_everything": _train(hvi, objective=everything),
         "avo_everything_wide": _train(_wide(hvi), objective=everything),
