@@ -230,6 +230,14 @@ def test_visible_code_teaches(path: Path) -> None:
 
 
 @every_notebook
+def test_commands_are_seen_whole(path: Path) -> None:
+    """The box of a command is about a hundred characters wide; what is longer hides behind its edge."""
+    for cell in read(path).cells:
+        for line in re.findall(r"^ {4}\S.*", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else ():
+            assert len(line) <= 96, f"break this line by a backslash: {line.strip()}"
+
+
+@every_notebook
 def test_chapters_run_from_any_folder(path: Path) -> None:
     """A kernel may start anywhere; ``avo_lib.files.repository`` knows where the results are."""
     for number, cell in enumerate(code_cells(path)):
