@@ -229,12 +229,23 @@ def test_visible_code_teaches(path: Path) -> None:
     assert len(prose.split()) >= 10 * sum(lines), "at least ten words a line of visible code"
 
 
-@every_notebook
+def cut(text: str) -> list[str]:
+    """Lines of the indented and fenced blocks of a text that are wider than their box."""
+    fenced = re.findall(r"^(`{3,})(?!\{)[^\n]*\n(.*?)^\1", text, re.MULTILINE | re.DOTALL)
+    indented = [part for part in re.split(r"\n\s*\n", text) if re.fullmatch(r"( {4}.*\n?)+", part)]
+    blocks = [*(block for _, block in fenced), *indented]
+    return [line for block in blocks for line in block.splitlines() if len(line) > 96]
+
+
+@every_page
 def test_commands_are_seen_whole(path: Path) -> None:
     """The box of a command is about a hundred characters wide; what is longer hides behind its edge."""
-    for cell in read(path).cells:
-        for line in re.findall(r"^ {4}\S.*", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else ():
-            assert len(line) <= 96, f"break this line by a backslash: {line.strip()}"
+    assert not cut(markdown(path)), "break these lines by a backslash"
+
+
+def test_the_detector_of_cut_commands() -> None:
+    long = 90 * "x"
+    assert len(cut(f"Text {long}{long}\n\n    python {long}\n      --more {long}\n\n```\n$ make {long}\n```\n")) == 3
 
 
 @every_notebook
