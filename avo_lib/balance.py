@@ -35,7 +35,7 @@ class Widened:
     """The chain's own draws, each point moved by Gaussian noise before the chain goes on from there.
 
     Attributes:
-        std: Standard deviation of what is added to every coordinate of z_0 … z_T.
+        std: Standard deviation of what is added to every coordinate of z_0 … z_T; a ValueError if not positive, finite.
     """
 
     std: float
@@ -61,7 +61,7 @@ class Backwards:
 
     Attributes:
         ends: Points z_T ``(n, ..., dim)``, of which each trajectory takes one at random; between n and dim the
-            proposal's axes, or what broadcasts to them: ``(n, dim)`` serves every datum.
+            proposal's axes, or what broadcasts to them: ``(n, dim)`` serves every datum. Else a ValueError.
     """
 
     ends: Tensor
@@ -177,7 +177,7 @@ class DetailedBalance:
 
     Attributes:
         increments: The c_t ``(T,)`` or ``(T, images)`` in nats: log Z_t − log Z_{t−1} where it is known, else
-            parameters for the optimiser.
+            parameters for the optimiser; a ValueError unless there are T of them.
         behaviour: Draws the points; by default the chain itself.
     """
 
@@ -204,7 +204,7 @@ class TrajectoryBalance:
     Proposal, encoder and kernels learn, and ``log_z`` if the optimiser has it; the decoder rests (but see the module).
 
     Attributes:
-        log_z: A number ``()`` or one for each datum, ``(images,)``, in nats: known, or a parameter.
+        log_z: A number ``()`` or one for each datum, ``(images,)``, in nats: known, or a parameter. Else a ValueError.
         behaviour: Draws the points; by default the chain itself.
     """
 
@@ -223,7 +223,7 @@ class LogVariance:
     Proposal, encoder and kernels learn; the decoder rests (but see the module).
 
     Attributes:
-        samples: K, at least 2.
+        samples: K, at least 2, or a ValueError.
         behaviour: Draws the points; by default the chain itself.
     """
 

@@ -172,8 +172,8 @@ class Chain:
 
     Attributes:
         proposal: Draws z_0.
-        kernels: The T kernels, in order.
-        path: The targets f_0 … f_T.
+        kernels: The T kernels, in order; a TypeError if they are no sequence, such as a generator.
+        path: The targets f_0 … f_T; a ValueError unless there is one kernel for each step.
         context: Features of the data that the kernels may use, or None.
 
     >>> from avo_lib.kernels import HMC

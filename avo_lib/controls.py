@@ -65,6 +65,9 @@ class NoisyEncoder:
     Attributes:
         std: Standard deviation of Gaussian noise on every pixel.
         flips: Probability that a binary pixel is flipped.
+
+    Raises:
+        ValueError: If there is no noise, or the flips are no probability below 1.
     """
 
     std: float = 0.0

@@ -73,7 +73,7 @@ def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Es
 
     Args:
         chain: As for :func:`ais`.
-        z: Exact draws of f_T ``(samples, ..., dim)``; for a model, ``z[None]`` of the z that x was simulated from.
+        z: Exact draws of f_T ``(samples, ..., dim)``; for a model ``z[None]`` of the z that made x. Else a ValueError.
         generator: Source of the noise.
 
     Returns:

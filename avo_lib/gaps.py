@@ -33,6 +33,9 @@ class GapConfig:
         chains: AIS chains for each image.
         T: Stations of their path.
         leapfrog_steps: Of each Hamiltonian kernel.
+
+    Raises:
+        ValueError: If a number is below 1, or the learning rate not between 0 and 1.
     """
 
     draws: int = 200

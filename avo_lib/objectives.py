@@ -134,7 +134,7 @@ class IWAE:
     """The importance-weighted bound (Burda et al. 2016, arXiv 1509.00519); every part of the model learns.
 
     Attributes:
-        samples: K.
+        samples: K, at least 1, or a ValueError.
     """
 
     samples: int = 5
@@ -162,6 +162,10 @@ class AVO:
         also: What learns besides: ``"proposal"`` from f_0 (and the encoder through it), ``"features"`` (the encoder,
             through what the kernels see of it), ``"decoder"`` from every annealed target.
         joint: Let the proposal and the first kernel learn as one step, from f_1.
+
+    Raises:
+        ValueError: If the share is no probability or the parts do not go together; when called, if the model has no
+            kernels, or a path that has no decoder.
     """
 
     share: float = 0.2
@@ -194,7 +198,7 @@ class AVO:
 
 
 def check_share(share: float) -> None:
-    """Refuse a share that is no probability."""
+    """Refuse a share that is no probability, by a ValueError."""
     if not 0 <= share <= 1:
         raise ValueError(f"a share is a probability, between 0 and 1, not {share}")
 

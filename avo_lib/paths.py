@@ -136,7 +136,7 @@ class AmortisedPath:
 
 
 def linear_alphas(T: int) -> Tensor:
-    """Alpha_t = t / T, the schedule of Huang et al. 2018, ``(T + 1,)``, T >= 0; with T = 0 only the target.
+    """Alpha_t = t / T, the schedule of Huang et al. 2018, ``(T + 1,)``; T = 0 is the target alone, T < 0 a ValueError.
 
     >>> linear_alphas(4).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -150,8 +150,8 @@ def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
     """Alphas ``(T + 1,)`` on a sigmoid from 0 to 1, densest near both ends, for AIS (Wu et al. 2017, arXiv 1611.04273).
 
     Args:
-        T: The number of steps.
-        sharpness: Half the width of the sigmoid's argument; tends to linear as it tends to 0.
+        T: The number of steps, at least 1, or a ValueError.
+        sharpness: Half the width of the sigmoid's argument, 0.001 to 15, or a ValueError; towards 0 they are linear.
 
     >>> [round(a, 3) for a in sigmoidal_alphas(4).tolist()]
     [0.0, 0.105, 0.5, 0.895, 1.0]
@@ -164,7 +164,7 @@ def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
 
 @dataclass(frozen=True)
 class Constant:
-    """The same beta at every step; anything but 1 trains another model than the ELBO does."""
+    """The same beta, >= 0 or a ValueError, at every step; anything but 1 trains another model than the ELBO does."""
 
     beta: float = 1.0
 
@@ -180,7 +180,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Beta rises by ``rate`` a step from ``start`` until it is 1 (Bowman et al. 2016; Sønderby et al. 2016).
+    """Beta rises by ``rate`` > 0 a step from ``start`` to 1, else a ValueError (Bowman et al., Sønderby et al. 2016).
 
     >>> WarmUp(start=0.2, rate=2e-4)(1000)
     0.4
@@ -204,9 +204,9 @@ class Cyclical:
     """Beta rises from 0 to 1 over the first ``ramp`` of every period, then stays (Fu et al. 2019, arXiv 1903.10145).
 
     Attributes:
-        period: Steps in a cycle.
-        ramp: Share of a cycle in which beta rises.
-        cycles: Number of cycles; beta is 1 after the last.
+        period: Steps in a cycle, at least 1, or a ValueError.
+        ramp: Share of a cycle in which beta rises, above 0, or a ValueError.
+        cycles: Number of cycles, at least 1, or a ValueError; beta is 1 after the last.
 
     >>> [Cyclical(period=10, ramp=0.5, cycles=1)(step) for step in (0, 2, 5, 10)]
     [0.0, 0.4, 1.0, 1.0]

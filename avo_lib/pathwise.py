@@ -71,7 +71,7 @@ class DReG:
     under IWAE.
 
     Attributes:
-        samples: K.
+        samples: K, at least 1, or a ValueError.
     """
 
     samples: int = 5

@@ -64,7 +64,7 @@ class GaussianMixture:
     Attributes:
         weights: Positive, summing to 1.
         means: One centre ``(z1, z2)`` for each component.
-        std: Standard deviation of every component along each axis.
+        std: Standard deviation of every component along each axis; a ValueError if it or a weight is not positive.
 
     >>> mixture = GaussianMixture((0.3, 0.7), ((-2.0, 0.0), (2.0, 0.0)), 0.5)
     >>> mixture.sample(4, generator=torch.Generator().manual_seed(0)).shape
@@ -205,7 +205,7 @@ class LinearGaussian:
     Args:
         weight: W, ``(data_dim, dim)``.
         bias: b, ``(data_dim,)``.
-        noise_std: s, positive.
+        noise_std: s; a ValueError if it is not positive, or W and b do not fit.
 
     >>> model = LinearGaussian(torch.eye(2), torch.zeros(2), 1.0)
     >>> mean, covariance = model.posterior(torch.tensor([2.0, 0.0]))
@@ -228,7 +228,7 @@ class LinearGaussian:
         return log_normal(x, z @ self.weight.T + self.bias, self.noise_std)
 
     def posterior(self, x: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Mean ``(..., dim)`` and covariance ``(dim, dim)`` of the normalised p(z) p(x|z)^alpha."""
+        """Mean ``(..., dim)``, covariance ``(dim, dim)`` of p(z) p(x|z)^alpha, normalised; alpha < 0: ValueError."""
         if not alpha >= 0:
             raise ValueError(f"alpha must be at least 0, where the integral of p(z) p(x|z)^alpha exists, not {alpha}")
         offset = check_size("the model", x, len(self.bias)) - self.bias

@@ -36,8 +36,10 @@ class TrainConfig:
         lr_drop: Factor on it for the last fifth of the epochs.
         objective: What is maximised.
         beta: Schedule of the Kullback-Leibler part's weight, by step.
-        patience: Stop after so many epochs at beta = 1 without a better validation bound; None never stops. With a
-            beta that does not end at 1 it is a ValueError.
+        patience: Stop after so many epochs at beta = 1 without a better validation bound; None never stops.
+
+    Raises:
+        ValueError: If a number is not positive, or patience comes with a beta that does not end at 1.
     """
 
     epochs: int

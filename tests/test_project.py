@@ -202,6 +202,28 @@ def test_everything_public_has_a_docstring(path):
     assert not missing
 
 
+def untold(node: ast.AST) -> set[str]:
+    """Errors that a function makes, or a class when it is made or called, and that its docstring does not name."""
+    parts = [node]
+    if isinstance(node, ast.ClassDef):
+        parts = [one for one in node.body if getattr(one, "name", "") in ("__init__", "__post_init__", "__call__")]
+    told = " ".join(ast.get_docstring(one) or "" for one in (node, *parts))
+    made = [error.exc for part in parts for error in ast.walk(part) if isinstance(error, ast.Raise)]
+    names = {ast.unparse(error.func) for error in made if isinstance(error, ast.Call)}  # with a message, so not caught
+    return {name for name in names if name not in told}
+
+
+@every_module
+def test_every_error_is_told_where_its_reader_looks(path):
+    assert not {called: errors for called, node in public(tree(path).body) if (errors := untold(node))}
+
+
+def test_an_error_that_no_docstring_names_is_noticed():
+    told = ast.parse('def f():\n    """A ValueError."""\n    raise ValueError("no")')
+    silent = ast.parse('class A:\n    """A."""\n    def __init__(self):\n        raise TypeError("no")')
+    assert not untold(told.body[0]) and untold(silent.body[0]) == {"TypeError"}
+
+
 @every_module
 def test_nothing_seeds_globally(path):
     """Only a forked state may be seeded; see Experiment.build."""

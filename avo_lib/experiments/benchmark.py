@@ -56,6 +56,9 @@ class BenchmarkConfig:
         batch: Trajectories of an update, for each seed.
         lr: First learning rate of Adam.
         seeds: Independent runs.
+
+    Raises:
+        ValueError: If there is no such target or method, a number is not positive, or samples is below 2.
     """
 
     target: str

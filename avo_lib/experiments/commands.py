@@ -153,6 +153,9 @@ def show(results: Path = RESULTS) -> None:
 
     Args:
         results: Folder of the results.
+
+    Raises:
+        ValueError: If it has none; the message says how to make one.
     """
     found = load_results(results)
     if not found:

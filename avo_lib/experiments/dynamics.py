@@ -49,6 +49,9 @@ class DynamicsConfig:
         updates: Steps of Adam on E log w, at a rate that falls to zero along a cosine.
         lr: Its first learning rate.
         seeds: Independent chains, trained side by side.
+
+    Raises:
+        ValueError: If there is no such target or method, or nothing to train.
     """
 
     target: str

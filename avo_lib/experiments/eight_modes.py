@@ -40,7 +40,7 @@ class EightConfig:
 
     Attributes:
         T: Number of kernels.
-        particles: What stands for a target; see :func:`avo_lib.nested.nested`. ``"equal"`` is AVO.
+        particles: What stands for a target; see :func:`avo_lib.nested.nested`. ``"equal"`` is AVO. Else a ValueError.
         learned: Whether the path learns; it starts from the linear one.
         budget: Points of an update, z_0 and all others: budget // (T + 1) trajectories, as in the paper.
         hidden: Width of every hidden layer.

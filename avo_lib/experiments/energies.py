@@ -44,6 +44,9 @@ class ToyConfig:
         lr: Its learning rate.
         seeds: Independent chains, trained side by side.
         ramp: Share of the updates in which beta rises; see :meth:`beta`. A fit is judged at beta = 1 all the same.
+
+    Raises:
+        ValueError: If there is no such objective, nothing to train, or the ramp is no share below 1.
     """
 
     energy: str

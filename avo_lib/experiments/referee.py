@@ -41,6 +41,9 @@ class RefereeConfig:
         T: Stations of the path, on a sigmoidal schedule.
         leapfrog_steps: Of each Hamiltonian kernel.
         samples: K of the importance sampling beside it, with the noise of the published result.
+
+    Raises:
+        ValueError: If a number is below two, or there is no leapfrog step.
     """
 
     images: int = 500

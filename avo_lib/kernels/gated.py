@@ -29,6 +29,9 @@ class ConditionalLinear(nn.Module):
         conditioning: ``"concat"`` or ``"weight_norm"``.
         batch: Leading axes of independent copies, e.g. ``(seeds,)``; z is then ``(..., *batch, points, in_dim)``. Not
             together with a context.
+
+    Raises:
+        ValueError: If there is no such conditioning, or copies are asked for together with a context.
     """
 
     def __init__(

@@ -44,6 +44,9 @@ class HMC:
         step_size: Leapfrog step.
         leapfrog_steps: Number L of leapfrog steps in a transition.
 
+    Raises:
+        ValueError: If the step size is not positive and finite, or there is no step.
+
     >>> kernel = HMC(step_size=0.5, leapfrog_steps=4)
     >>> z, log_ratio = kernel.forward(torch.zeros(100, 2), lambda z: -0.5 * z.square().sum(-1), None)
     >>> z.shape, log_ratio.shape

@@ -86,7 +86,7 @@ def shorten(drift: Tensor, clip: float) -> Tensor:
 
 
 def log_step_size(step_size: float, clip: float, batch: tuple[int, ...]) -> nn.Parameter:
-    """The logarithm of a step size, or of one for each copy, to learn."""
+    """The logarithm of a step size, or of one for each copy, to learn; a ValueError unless it and clip are positive."""
     if not 0 < step_size < math.inf:
         raise ValueError(f"a step size is positive and finite, not {step_size}")
     if not clip > 0:
@@ -95,7 +95,7 @@ def log_step_size(step_size: float, clip: float, batch: tuple[int, ...]) -> nn.P
 
 
 def check_finite(z: Tensor) -> Tensor:
-    """Refuse points that have left the finite numbers: nothing rejects them here, and their weights are NaN."""
+    """A FloatingPointError for points that left the finite numbers: nothing rejects them, and their weights are NaN."""
     if not traced() and not bool(z.isfinite().all()):
         raise FloatingPointError("uncorrected dynamics leave the finite numbers: take a smaller step_size, or a clip")
     return z

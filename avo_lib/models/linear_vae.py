@@ -97,6 +97,9 @@ class LinearVAE(nn.Module):
         encoder: Initial V, ``(..., dim, data_dim)``; by default V and D are the best for W and σ².
         learn_noise: Whether σ² is a parameter.
 
+    Raises:
+        ValueError: If W is no matrix, V has another shape than its transpose, or σ² is not positive.
+
     >>> covariance = torch.tensor([5.0, 2.0, 1.0])
     >>> best = ppca(covariance, 1)
     >>> torch.isclose(LinearVAE(best.weight, best.noise_var).elbo(covariance), best.log_marginal).item()

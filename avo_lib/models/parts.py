@@ -25,7 +25,11 @@ class GatedLayer(nn.Module):
 
 
 def trunk(widths: Sequence[int], layers: str, batch_norm: bool) -> nn.Sequential:
-    """Hidden layers from widths[0] to widths[-1], ``"gated"`` or ``"leaky_relu"`` and then perhaps batch-normalised."""
+    """Hidden layers from widths[0] to widths[-1], ``"gated"`` or ``"leaky_relu"`` and then perhaps batch-normalised.
+
+    Raises:
+        ValueError: If there are no such layers, or gated ones are to be batch-normalised.
+    """
     if layers not in ("gated", "leaky_relu") or (layers == "gated" and batch_norm):
         raise ValueError(f"layers are 'leaky_relu', or 'gated' without batch norm, not {layers!r}, {batch_norm=}")
     modules: list[nn.Module] = []
@@ -75,7 +79,7 @@ class GaussianNoise(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(()))
 
     def check(self, x: Tensor) -> None:
-        """Refuse what is no finite floating-point number."""
+        """Refuse what is no finite floating-point number, by a ValueError."""
         if not x.is_floating_point() or not bool(x.isfinite().all()):
             raise ValueError(f"pixels must be finite floating-point numbers, got {x.dtype}")
 

@@ -41,6 +41,9 @@ class RingConfig:
         batch: Data in an update, drawn afresh for each.
         updates: Steps of Adam.
         lr: Its learning rate.
+
+    Raises:
+        ValueError: If there is no such method, a noise is not positive, a count below 1, or the rate below 0.
     """
 
     method: str

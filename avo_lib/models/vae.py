@@ -40,6 +40,9 @@ class VAEConfig:
         gate_bias: Bias of their gates at the start.
         likelihood: ``"bernoulli"`` for binary pixels, ``"gaussian"`` for real ones with noise of a learned scale.
         pseudo_inputs: The number of images that are learned for a VampPrior (binary pixels only); 0 for N(0, I).
+
+    Raises:
+        ValueError: If a name does not exist, a size is below 1, or parts do not go together; the message says which.
     """
 
     pixels: int = 784
