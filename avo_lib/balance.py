@@ -75,7 +75,8 @@ class Backwards:
         """See :class:`Behaviour`."""
         like, _ = chain.proposal.sample(shape, generator=generator)
         n, *axes = self.ends.shape
-        if axes[-1] != like.shape[-1] or len(axes) > like.dim():
+        pairs = zip(axes[-2::-1], like.shape[-2::-1], strict=False)
+        if axes[-1] != like.shape[-1] or len(axes) > like.dim() or any(a not in (1, b) for a, b in pairs):
             raise ValueError(f"ends {tuple(self.ends.shape)} do not fit the chain's points {tuple(like.shape)}")
         rows = torch.randint(n, (1, *like.shape[:-1], 1), generator=generator, device=self.ends.device)
         ends = self.ends.reshape(n, *[1] * (like.dim() - len(axes)), *axes).expand(n, *like.shape)
@@ -188,9 +189,7 @@ class DetailedBalance:
         """Draws of the objective in nats², one for each datum; see :class:`avo_lib.objectives.Objective`."""
         chain = model.chain(x)
         if len(self.increments) != len(chain.kernels) or not chain.kernels:
-            raise ValueError(
-                f"{len(chain.kernels)} kernels need as many increments, at least 1, not {len(self.increments)}"
-            )
+            raise ValueError(f"{len(chain.kernels)} kernels need as many increments (>= 1), not {len(self.increments)}")
         if chain.context is not None:
             chain = replace(chain, context=chain.context.detach())
         log_v = _weighed(self.behaviour, chain, (), generator).log_v(beta)
