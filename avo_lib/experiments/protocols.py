@@ -154,6 +154,7 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
     assert isinstance(warm_up, WarmUp)
     encoder = AVO(0.2, also=("features", "proposal"))
     everything = AVO(0.2, also=("decoder", "features", "proposal"))
+    half = replace(everything, share=0.5)
     return {
         "hvi_wide": _wide(hvi),
         "avo_wide": _wide(avo),
@@ -166,6 +167,7 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
         "avo_joint": _train(hvi, objective=AVO(0.2, joint=True)),
         "avo_everything": _train(hvi, objective=everything),
         "avo_everything_wide": _train(_wide(hvi), objective=everything),
+        "avo_everything_half_wide": _train(_wide(hvi), objective=half),
         "avo_everything_very_wide": _train(very_wide, objective=everything),
         "hvi_very_wide": very_wide,
         "vae_noise15": _train(base, objective=NoisyEncoder(0.15)),
