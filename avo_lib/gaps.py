@@ -35,7 +35,7 @@ class GapConfig:
         leapfrog_steps: Of each Hamiltonian kernel.
 
     Raises:
-        ValueError: If a number is below 1, or the learning rate not between 0 and 1.
+        ValueError: If a number is below 1, samples are no pairs, or the learning rate is not between 0 and 1.
     """
 
     draws: int = 200
@@ -50,6 +50,8 @@ class GapConfig:
         """Refuse what measures nothing."""
         if min(self.draws, self.steps, self.chains, self.T, self.leapfrog_steps) < 1 or not 0 < self.lr < 1:
             raise ValueError(f"need numbers of at least 1, and lr between 0 and 1, not {self}")
+        if self.samples < 2 or self.samples % 2:
+            raise ValueError(f"samples come in pairs: their number must be even and at least 2, not {self.samples}")
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,16 @@ def test_both_sides_meet_on_images_of_the_model(model, generator):
 
 
 def test_what_cannot_be_measured_is_refused(model, x):
-    for wrong in ({"steps": 0}, {"draws": 0}, {"lr": math.nan}, {"chains": -1}, {"T": 0}):
-        with pytest.raises(ValueError, match="at least 1"):
+    for wrong in (
+        {"steps": 0},
+        {"draws": 0},
+        {"lr": math.nan},
+        {"chains": -1},
+        {"T": 0},
+        {"samples": 3},
+        {"samples": 0},
+    ):
+        with pytest.raises(ValueError, match=r"at least [12]"):
             GapConfig(**wrong)
 
     class Other(Linear):
