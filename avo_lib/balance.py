@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from avo_lib.chain import Chain, Trajectory
+from avo_lib.checks import check_counts, check_positive
 from avo_lib.kernels import DensityKernel
 from avo_lib.numerics import check_axes, standard_normal
 from avo_lib.objectives import Model, Source
@@ -42,8 +43,7 @@ class Widened:
 
     def __post_init__(self) -> None:
         """Refuse noise that is none."""
-        if not 0 < self.std < float("inf"):
-            raise ValueError(f"the added noise needs a positive, finite standard deviation, not {self.std}")
+        check_positive(self, "std")
 
     def __call__(self, chain: Chain, shape: Sequence[int], *, generator: Source = None) -> Sequence[Tensor]:
         """See :class:`Behaviour`."""
@@ -231,8 +231,7 @@ class LogVariance:
 
     def __post_init__(self) -> None:
         """Refuse a variance of one sample."""
-        if self.samples < 2:
-            raise ValueError(f"a variance needs at least two samples, not {self.samples}")
+        check_counts(self, "samples", least=2)
 
     def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """Draws of the objective in nats², one for each datum; see :class:`avo_lib.objectives.Objective`."""

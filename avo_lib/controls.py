@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -75,7 +76,7 @@ class NoisyEncoder:
 
     def __post_init__(self) -> None:
         """Refuse noise that is none."""
-        if not (self.std >= 0 and 0 <= self.flips < 1 and self.std + self.flips > 0):
+        if not (0 <= self.std < math.inf and 0 <= self.flips < 1 and self.std + self.flips > 0):
             raise ValueError(f"need std >= 0 and 0 <= flips < 1, not both 0, got {self.std} and {self.flips}")
 
     def __call__(self, model: Any, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:

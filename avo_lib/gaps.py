@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checks import check_counts
 from avo_lib.evaluation import LatentVariableModel, ais, reverse_ais
 from avo_lib.kernels import HMC, tune_step_sizes
 from avo_lib.models.iterative import elbo_gradient, gaussian
@@ -48,10 +49,12 @@ class GapConfig:
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing."""
-        if min(self.draws, self.steps, self.chains, self.T, self.leapfrog_steps) < 1 or not 0 < self.lr < 1:
-            raise ValueError(f"need numbers of at least 1, and lr between 0 and 1, not {self}")
-        if self.samples < 2 or self.samples % 2:
-            raise ValueError(f"samples come in pairs: their number must be even and at least 2, not {self.samples}")
+        check_counts(self, "draws", "steps", "chains", "T", "leapfrog_steps")
+        check_counts(self, "samples", least=2)
+        if self.samples % 2:
+            raise ValueError(f"samples come in pairs: their number must be even, not {self.samples}")
+        if not 0 < self.lr < 1:
+            raise ValueError(f"lr must be between 0 and 1, not {self.lr}")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from avo_lib.chain import Chain, Trajectory
+from avo_lib.checks import check_counts
 from avo_lib.numerics import log_mean_exp, traced
 from avo_lib.paths import AmortisedPath
 
@@ -141,8 +142,7 @@ class IWAE:
 
     def __post_init__(self) -> None:
         """Refuse a bound of no samples."""
-        if self.samples < 1:
-            raise ValueError(f"IWAE needs at least one sample, not {self.samples}")
+        check_counts(self, "samples")
 
     def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """See :class:`Objective`."""

@@ -1,18 +1,17 @@
-"""Annealing paths between a base density and a target, and the schedules of alpha and beta.
+"""Annealing paths between a base density and a target, and the schedules of alpha.
 
 ``alpha`` is the exponent of the target (below 1 heats), ``beta`` multiplies the Kullback-Leibler term (below 1 cools).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from avo_lib.checks import check_count
 from avo_lib.numerics import check_axes, traced
 
 Alphas = Tensor | Sequence[float]
@@ -141,9 +140,7 @@ def linear_alphas(T: int) -> Tensor:
     >>> linear_alphas(4).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-    if T < 0:
-        raise ValueError(f"a path has T >= 0 steps, not {T}")
-    return torch.linspace(0, 1, T + 1) if T else torch.ones(1)
+    return torch.linspace(0, 1, T + 1) if (T := check_count("T", T, least=0)) else torch.ones(1)
 
 
 def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
@@ -156,94 +153,7 @@ def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
     >>> [round(a, 3) for a in sigmoidal_alphas(4).tolist()]
     [0.0, 0.105, 0.5, 0.895, 1.0]
     """
-    if not (T >= 1 and 1e-3 <= sharpness <= 15):  # below, both ends round to a half, and above to 0 and 1
-        raise ValueError(f"need T >= 1 and a sharpness between 0.001 and 15, got T = {T} and {sharpness}")
-    s = torch.sigmoid(torch.linspace(-sharpness, sharpness, T + 1))
+    if not 1e-3 <= sharpness <= 15:  # below, both ends round to a half, and above to 0 and 1
+        raise ValueError(f"need a sharpness between 0.001 and 15, not {sharpness}")
+    s = torch.sigmoid(torch.linspace(-sharpness, sharpness, check_count("T", T) + 1))
     return (s - s[0]) / (s[-1] - s[0])
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The same beta, >= 0 or a ValueError, at every step; anything but 1 trains another model than the ELBO does."""
-
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse what is no weight."""
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"beta must be a number of at least 0, not {self.beta}")
-
-    def __call__(self, step: int) -> float:
-        """Beta at a step."""
-        return self.beta
-
-
-@dataclass(frozen=True)
-class WarmUp:
-    """Beta rises by ``rate`` > 0 a step from ``start`` to 1, else a ValueError (Bowman et al., Sønderby et al. 2016).
-
-    >>> WarmUp(start=0.2, rate=2e-4)(1000)
-    0.4
-    """
-
-    start: float
-    rate: float
-
-    def __post_init__(self) -> None:
-        """Refuse a beta that does not rise from 0 or more."""
-        if not (0 <= self.start <= 1 and 0 <= self.rate < math.inf and (self.rate or self.start == 1)):
-            raise ValueError(f"need 0 <= start <= 1 and rate > 0, got {self.start} and {self.rate}")
-
-    def __call__(self, step: int) -> float:
-        """Beta at a step."""
-        return min(1.0, self.start + self.rate * step)
-
-
-@dataclass(frozen=True)
-class Cyclical:
-    """Beta rises from 0 to 1 over the first ``ramp`` of every period, then stays (Fu et al. 2019, arXiv 1903.10145).
-
-    Attributes:
-        period: Steps in a cycle, at least 1, or a ValueError.
-        ramp: Share of a cycle in which beta rises, above 0, or a ValueError.
-        cycles: Number of cycles, at least 1, or a ValueError; beta is 1 after the last.
-
-    >>> [Cyclical(period=10, ramp=0.5, cycles=1)(step) for step in (0, 2, 5, 10)]
-    [0.0, 0.4, 1.0, 1.0]
-    """
-
-    period: int
-    ramp: float = 0.5
-    cycles: int = 4
-
-    def __post_init__(self) -> None:
-        """Refuse cycles without steps, or without a rise."""
-        if self.period < 1 or self.cycles < 1 or not 0 < self.ramp <= 1:
-            raise ValueError(f"need period and cycles of at least 1 and 0 < ramp <= 1, got {self}")
-
-    def __call__(self, step: int) -> float:
-        """Beta at a step."""
-        return 1.0 if step >= self.period * self.cycles else min(1.0, step % self.period / (self.ramp * self.period))
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """A schedule times a factor: what ends at 1 ends at ``factor``, and trains another model than the ELBO does.
-
-    >>> Scaled(WarmUp(start=0.2, rate=0.1), 1.25)(100)
-    1.25
-    """
-
-    schedule: Constant | WarmUp | Cyclical
-    factor: float
-
-    def __post_init__(self) -> None:
-        """Refuse what is no factor."""
-        Constant(self.factor)
-
-    def __call__(self, step: int) -> float:
-        """Beta at a step."""
-        return self.factor * self.schedule(step)
-
-
-BetaSchedule = Constant | WarmUp | Cyclical | Scaled

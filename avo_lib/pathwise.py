@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from avo_lib.chain import Chain, Gaussian, Proposal, Trajectory
+from avo_lib.checks import check_counts
 from avo_lib.numerics import Noise, log_mean_exp
 from avo_lib.objectives import Model, Source
 
@@ -78,8 +79,7 @@ class DReG:
 
     def __post_init__(self) -> None:
         """Refuse a bound of no samples."""
-        if self.samples < 1:
-            raise ValueError(f"DReG needs at least one sample, not {self.samples}")
+        check_counts(self, "samples")
 
     def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """See :class:`avo_lib.objectives.Objective`."""

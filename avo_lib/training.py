@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from avo_lib.checkpoint import Checkpoint, Progress, digest, settled
+from avo_lib.checks import check_counts, check_positive
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
 from avo_lib.objectives import ELBO, Model, Objective
-from avo_lib.paths import BetaSchedule, Constant
+from avo_lib.schedules import BetaSchedule, Constant
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -60,14 +61,12 @@ class TrainConfig:
         for item in fields(self):
             if isinstance(value := getattr(self, item.name), np.generic):
                 object.__setattr__(self, item.name, value.item())
-        if not all(isinstance(n, int) and n >= 1 for n in (self.epochs, self.batch_size)):
-            raise ValueError("epochs and batch_size must be whole numbers of at least 1")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be positive, not {self.lr}")
-        if not 0 < self.lr_drop < math.inf or (self.patience is not None and self.patience < 1):
-            raise ValueError("lr_drop must be positive, and patience at least 1 or None")
-        if self.patience is not None and self.beta(2**62) != 1:
-            raise ValueError(f"patience counts epochs at beta = 1, at which {self.beta} does not end: use None")
+        check_counts(self, "epochs", "batch_size")
+        check_positive(self, "lr", "lr_drop")
+        if self.patience is not None:
+            check_counts(self, "patience")
+            if self.beta(2**62) != 1:
+                raise ValueError(f"patience counts epochs at beta = 1, at which {self.beta} does not end: use None")
 
 
 def fit(

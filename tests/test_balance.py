@@ -330,7 +330,7 @@ def two_kernels() -> Chain:
         (lambda: Backwards(torch.zeros(4, 3))(two_kernels(), (), generator=None), "do not fit"),
         (lambda: Backwards(torch.zeros(4, 9, 5, 2))(two_kernels(), (), generator=None), "do not fit"),
         (lambda: Backwards(torch.zeros(4, 3, 2))(two_kernels(), (5,), generator=None), "do not fit"),
-        (lambda: LogVariance(1), "two samples"),
+        (lambda: LogVariance(1), "at least 2"),
         (lambda: log_variance(torch.zeros(1, 4)), "two weights"),
         (lambda: weigh(two_kernels(), [torch.zeros(5, 2)]), "3 points"),
         (lambda: DetailedBalance(torch.zeros(3))(Held(two_kernels()), torch.zeros(())), "as many increments"),

@@ -21,7 +21,7 @@ from avo_lib.experiments.protocols import EXPERIMENTS, find
 from avo_lib.experiments.results import load_results, result_file, table
 from avo_lib.models import VAEConfig
 from avo_lib.objectives import AVO, ELBO, IWAE
-from avo_lib.paths import Constant, Cyclical, WarmUp
+from avo_lib.schedules import Constant, Cyclical, WarmUp
 
 METHODS = ["vae", "vae_constant", "vae_cyclical", "iwae", "householder", "hvi", "avo", "avo_half"]
 KEYS = "experiment method seed config versions seconds epochs best_epoch curve train valid test".split()
@@ -41,7 +41,7 @@ def tiny(monkeypatch):
         model = replace(setup.model, hidden=(20,), latent=4, T=min(setup.model.T, 2))
         small[name] = replace(setup, model=model, train=replace(setup.train, epochs=1), images=200, samples=20)
     monkeypatch.setitem(EXPERIMENTS, "miniature", small)
-    monkeypatch.setattr(protocols, "load_mnist", cache(load_mnist))
+    monkeypatch.setitem(protocols.DATASETS, "mnist", cache(load_mnist))
 
 
 @pytest.fixture
@@ -300,7 +300,9 @@ def test_every_protocol_compares_the_same_methods():
 def test_fashion_is_the_screening_on_other_images(monkeypatch):
     for name, setup in EXPERIMENTS["fashion"].items():
         assert replace(setup, dataset="mnist", samples=None) == find("screening", name)
-    monkeypatch.setattr(protocols, "load_fashion_mnist", lambda binarisation: Dataset(*3 * [torch.zeros(20_000, 784)]))
+    monkeypatch.setitem(
+        protocols.DATASETS, "fashion_mnist", lambda binarisation: Dataset(*3 * [torch.zeros(20_000, 784)])
+    )
     assert len(find("fashion", "vae").data().train) == 10_000
 
 

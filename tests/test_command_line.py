@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -231,7 +232,8 @@ def test_an_interrupt_while_torch_is_imported(tmp_path):
     (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     command = [sys.executable, "-m", "avo_lib", "list"]
-    with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as child:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True, preexec_fn=heard) as child:
         assert child.stdout is not None and child.stdout.readline() == "importing\n"
         child.send_signal(signal.SIGINT)
         _, said = child.communicate(timeout=30)

@@ -1,6 +1,5 @@
 """Gaps of a model whose posteriors are Gaussian: each has a closed form."""
 
-import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -144,17 +143,10 @@ def test_both_sides_meet_on_images_of_the_model(model, generator):
 
 
 def test_what_cannot_be_measured_is_refused(model, x):
-    for wrong in (
-        {"steps": 0},
-        {"draws": 0},
-        {"lr": math.nan},
-        {"chains": -1},
-        {"T": 0},
-        {"samples": 3},
-        {"samples": 0},
-    ):
-        with pytest.raises(ValueError, match=r"at least [12]"):
-            GapConfig(**wrong)
+    with pytest.raises(ValueError, match="must be even, not 3"):
+        GapConfig(samples=3)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        GapConfig(lr=1.0)
 
     class Other(Linear):
         def chain(self, x):

@@ -233,7 +233,6 @@ def test_noise_reaches_the_encoder_and_not_the_likelihood(x):
         (lambda: AVO(0.2, also=("encoder",)), "also names some of"),
         (lambda: AVO(0.2, also=("proposal", "decoder")), "in that order"),
         (lambda: AVO(0.2, also=("proposal",), joint=True), "not from both"),
-        (lambda: IWAE(0), "at least one sample"),
         (lambda: NoisyEncoder(), "not both 0"),
         (lambda: NoisyEncoder(std=float("nan")), "std >= 0"),
         (lambda: NoisyEncoder(flips=1.0), "flips < 1"),

@@ -10,7 +10,7 @@ from torchvision.datasets import Omniglot
 from avo_lib.experiments import omniglot
 from avo_lib.experiments.mnist import DataError
 from avo_lib.experiments.omniglot import load_omniglot
-from avo_lib.experiments.protocols import find
+from avo_lib.experiments.protocols import DATASETS, find
 
 DRAWINGS = 12  # in each of the two parts
 
@@ -77,5 +77,5 @@ def test_the_protocol_is_the_papers(monkeypatch):
     setup = find("omniglot", "avo")
     assert setup.model.latent == 200 and setup.model.T == 5 and setup.binarisation == "fixed"
     assert setup.train == find("paper", "avo").train
-    monkeypatch.setattr("avo_lib.experiments.protocols.load_omniglot", lambda binarisation: binarisation)
+    monkeypatch.setitem(DATASETS, "omniglot", lambda binarisation: binarisation)
     assert setup.data() == "fixed"

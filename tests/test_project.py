@@ -17,14 +17,14 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import avo_lib
-from avo_lib.paths import BetaSchedule
+from avo_lib.schedules import BetaSchedule
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "avo_lib").rglob("*.py"))
 # Imports run downwards: a module may import those before it, and within kernels and models their own siblings.
 ORDER = """
-    files numerics estimate testing counting targets landmarks paths kernels chain momentum objectives controls pathwise
-    balance evaluation smc nested collapse models gaps data checkpoint training
+    files checks numerics estimate testing counting targets landmarks paths schedules kernels chain momentum objectives
+    controls pathwise balance evaluation smc nested collapse models gaps data checkpoint training
     experiments.mnist experiments.omniglot experiments.records experiments.results experiments.protocols
     experiments.campaign experiments.referee experiments.energies experiments.biased_noise
     experiments.eight_modes experiments.regressions experiments.ascent experiments.dynamics

@@ -15,16 +15,8 @@ from avo_lib.models.parts import trunk
 from avo_lib.nested import LearnedPath, nested
 from avo_lib.numerics import effective_sample_size, log_normal
 from avo_lib.objectives import AVO, elbo
-from avo_lib.paths import (
-    AmortisedPath,
-    Constant,
-    Cyclical,
-    GeometricPath,
-    Scaled,
-    WarmUp,
-    linear_alphas,
-    sigmoidal_alphas,
-)
+from avo_lib.paths import AmortisedPath, GeometricPath, linear_alphas, sigmoidal_alphas
+from avo_lib.schedules import Constant, Cyclical, Scaled, WarmUp
 from avo_lib.training import TrainConfig
 
 BASE = Gaussian(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))

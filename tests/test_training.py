@@ -22,7 +22,8 @@ from avo_lib.estimate import Estimate
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import AVO, ELBO, IWAE
-from avo_lib.paths import AmortisedPath, Constant, Cyclical, WarmUp, linear_alphas
+from avo_lib.paths import AmortisedPath, linear_alphas
+from avo_lib.schedules import Constant, Cyclical, WarmUp
 from avo_lib.training import TrainConfig, fit
 
 MODEL = VAEConfig(pixels=12, hidden=(10, 8), latent=3, T=2, kernel_hidden=5)  # with batch norm
@@ -534,7 +535,7 @@ def test_impossible_settings_are_refused(wrong, message):
         ({"layers": "relu"}, "'relu' is not one of leaky_relu, gated"),
         ({"kernel": "planar"}, "'planar' is not one of gated, householder, autoregressive"),
         ({"layers": "gated"}, "batch_norm=False"),
-        ({"T": -1}, "T >= 0"),
+        ({"hidden": (300, 2.5)}, "a width in hidden"),
         ({"hidden": ()}, "at least one hidden layer"),
     ],
 )

@@ -87,7 +87,6 @@ def test_wrong_images_are_refused(images, message):
         ({"layers": "relu"}, "leaky_relu, gated"),
         ({"kernel": "iaf"}, "gated, householder, autoregressive"),
         ({"layers": "gated"}, "batch_norm=False"),
-        ({"T": -1}, "T >= 0"),
         ({"hidden": ()}, "at least one hidden layer"),
     ],
 )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checks import check_counts, check_positive
 from avo_lib.counting import Counted
 from avo_lib.experiments import dynamics
 from avo_lib.experiments.ascent import maximise
@@ -76,8 +77,9 @@ class BenchmarkConfig:
                 f"targets are {', '.join(TARGETS)} and methods {', '.join(METHODS)}, not {self.target!r} and "
                 f"{self.method!r}"
             )
-        if min(self.budget, self.samples - 1, self.batch, self.seeds) < 1 or not 0 < self.lr < math.inf:
-            raise ValueError(f"budget, batch, seeds, lr and samples must be positive, and samples at least 2: {self}")
+        check_counts(self, "budget", "batch", "seeds")
+        check_counts(self, "samples", least=2)
+        check_positive(self, "lr")
 
 
 def measure(config: BenchmarkConfig, *, seed: int = 0) -> dict[str, Any]:

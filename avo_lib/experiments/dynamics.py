@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checks import check_counts, check_positive
 from avo_lib.counting import Counted
 from avo_lib.experiments.ascent import maximise, shorten_by_seed
 from avo_lib.experiments.records import load_weights, once
@@ -51,7 +52,7 @@ class DynamicsConfig:
         seeds: Independent chains, trained side by side.
 
     Raises:
-        ValueError: If there is no such target or method, or nothing to train.
+        ValueError: If there is no such target or method, a number counts nothing, or the rate is not positive.
     """
 
     target: str
@@ -65,11 +66,13 @@ class DynamicsConfig:
 
     def __post_init__(self) -> None:
         """Refuse what does not exist."""
-        if self.target not in LANDMARKS or self.method not in METHODS or min(self.T, self.batch, self.seeds) < 1:
+        if self.target not in LANDMARKS or self.method not in METHODS:
             raise ValueError(
-                f"need a target of {', '.join(LANDMARKS)}, a method of {', '.join(METHODS)} and T, batch and seeds of "
-                f"at least 1, not {self}"
+                f"need a target of {', '.join(LANDMARKS)} and a method of {', '.join(METHODS)}, not {self.target!r} "
+                f"and {self.method!r}"
             )
+        check_counts(self, "T", "hidden", "batch", "updates", "seeds")
+        check_positive(self, "lr")
 
     def landmark(self) -> Target:
         """The target."""

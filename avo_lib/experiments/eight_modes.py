@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checks import check_counts, check_positive
 from avo_lib.experiments.records import load_weights, once
 from avo_lib.experiments.results import RESULTS, versions
 from avo_lib.nested import LearnedPath, Stand, nested
@@ -40,13 +41,16 @@ class EightConfig:
 
     Attributes:
         T: Number of kernels.
-        particles: What stands for a target; see :func:`avo_lib.nested.nested`. ``"equal"`` is AVO. Else a ValueError.
+        particles: What stands for a target; see :func:`avo_lib.nested.nested`. ``"equal"`` is AVO.
         learned: Whether the path learns; it starts from the linear one.
         budget: Points of an update, z_0 and all others: budget // (T + 1) trajectories, as in the paper.
         hidden: Width of every hidden layer.
         updates: Steps of Adam; the paper's have twice as many.
         lr: Its learning rate.
         seeds: Copies, trained side by side.
+
+    Raises:
+        ValueError: If there are no such particles, a number counts too little, or the rate is not positive.
     """
 
     T: int
@@ -60,11 +64,11 @@ class EightConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        if self.particles not in get_args(Stand) or min(self.T, self.seeds, self.samples - 1) < 1:
-            raise ValueError(
-                f"need particles of {get_args(Stand)}, T and seeds of at least 1, and a budget for two trajectories, "
-                f"not {self}"
-            )
+        if self.particles not in get_args(Stand):
+            raise ValueError(f"need particles of {get_args(Stand)}, not {self.particles!r}")
+        check_counts(self, "T", "hidden", "updates", "seeds")
+        check_counts(self, "budget", least=2 * (self.T + 1))  # for two trajectories
+        check_positive(self, "lr")
 
     @property
     def samples(self) -> int:
@@ -78,8 +82,7 @@ class EightConfig:
 
 
 WAYS: tuple[tuple[Stand, bool], ...] = (("equal", False), ("weighted", False), ("weighted", True), ("resampled", True))
-CONFIGS = (EightConfig(1), *(EightConfig(T, *way) for way in WAYS for T in (3, 5, 7)))
-"""With a single kernel all ways are one."""
+CONFIGS = (EightConfig(1), *(EightConfig(T, *way) for way in WAYS for T in (3, 5, 7)))  # with one kernel all are one
 
 
 class _Layer(nn.Module):
@@ -107,8 +110,7 @@ class _Step(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         flat = z.flatten(0, -3).transpose(0, 1)  # one product for each copy
-        out = self.heads(self.hidden(flat).relu()).transpose(0, 1).reshape(*z.shape[:-1], 4)
-        move, raw = out.chunk(2, -1)
+        move, raw = self.heads(self.hidden(flat).relu()).transpose(0, 1).reshape(*z.shape[:-1], 4).chunk(2, -1)
         return z + move, functional.softplus(raw).sqrt()
 
 

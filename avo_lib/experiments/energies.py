@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checks import check_counts, check_positive
 from avo_lib.evaluation import marginal_bounds
 from avo_lib.experiments.records import load_weights, once
 from avo_lib.experiments.results import RESULTS, versions
 from avo_lib.kernels import GatedKernel
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import avo, elbo
-from avo_lib.paths import BetaSchedule, Constant, GeometricPath, WarmUp, linear_alphas
+from avo_lib.paths import GeometricPath, linear_alphas
+from avo_lib.schedules import BetaSchedule, Constant, WarmUp
 from avo_lib.targets import ENERGIES, energy
 
 OBJECTIVES = ("elbo", "avo")
@@ -46,7 +48,8 @@ class ToyConfig:
         ramp: Share of the updates in which beta rises; see :meth:`beta`. A fit is judged at beta = 1 all the same.
 
     Raises:
-        ValueError: If there is no such objective, nothing to train, or the ramp is no share below 1.
+        ValueError: If there is no such energy, variant or objective, a number counts nothing (``updates`` may be 0, for
+            a fit as it starts), the rate is not positive, or the ramp is no share below 1.
     """
 
     energy: str
@@ -62,8 +65,12 @@ class ToyConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        if self.objective not in OBJECTIVES or min(self.T, self.batch, self.seeds) < 1:
-            raise ValueError(f"need an objective of {OBJECTIVES} and T, batch and seeds of at least 1, not {self}")
+        energy(self.energy, self.variant)
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"need an objective of {OBJECTIVES}, not {self.objective!r}")
+        check_counts(self, "T", "hidden", "batch", "seeds")
+        check_counts(self, "updates", least=0)
+        check_positive(self, "lr")
         if not 0 <= self.ramp < 1:
             raise ValueError(f"ramp is a share of the updates, at least 0 and below 1, not {self.ramp}")
 

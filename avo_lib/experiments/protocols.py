@@ -9,14 +9,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from avo_lib.checks import check_counts
 from avo_lib.controls import NoisyEncoder, RestingEncoder
 from avo_lib.data import Dataset
-from avo_lib.experiments.mnist import load_fashion_mnist, load_mnist
+from avo_lib.experiments.mnist import BINARISATIONS, load_fashion_mnist, load_mnist
 from avo_lib.experiments.omniglot import load_omniglot
 from avo_lib.models.vae import VAE, VAEConfig
 from avo_lib.objectives import AVO, IWAE
-from avo_lib.paths import Constant, Cyclical, Scaled, WarmUp
 from avo_lib.pathwise import DReG
+from avo_lib.schedules import Constant, Cyclical, Scaled, WarmUp
 from avo_lib.training import TrainConfig
 
 TRAINING_IMAGES = 50_000
@@ -48,6 +49,9 @@ class Setup(Protocol):
         ...
 
 
+DATASETS = {"mnist": load_mnist, "fashion_mnist": load_fashion_mnist, "omniglot": load_omniglot}
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One method under one protocol.
@@ -59,6 +63,9 @@ class Experiment:
         images: Keep only the first images of each split; None for all.
         samples: K of the test log-likelihood; None leaves the test set alone, as a search must.
         dataset: ``"mnist"``, ``"fashion_mnist"`` or ``"omniglot"``.
+
+    Raises:
+        ValueError: If there is no such dataset or binarisation, or images or samples are no whole numbers above 0.
     """
 
     model: VAEConfig
@@ -68,10 +75,16 @@ class Experiment:
     samples: int | None = 1000
     dataset: str = "mnist"
 
+    def __post_init__(self) -> None:
+        """Refuse data that do not exist before anything is trained on them."""
+        for value, valid in ((self.dataset, DATASETS), (self.binarisation, BINARISATIONS)):
+            if value not in valid:
+                raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
+        check_counts(self, *(name for name in ("images", "samples") if getattr(self, name) is not None))
+
     def data(self) -> Dataset:
         """The images of this experiment."""
-        load = {"mnist": load_mnist, "fashion_mnist": load_fashion_mnist, "omniglot": load_omniglot}[self.dataset]
-        data = load(self.binarisation)
+        data = DATASETS[self.dataset](self.binarisation)
         return data if self.images is None else data.first(self.images)
 
     def build(self, seed: int) -> VAE:
@@ -212,9 +225,7 @@ def _stronger() -> dict[str, Experiment]:
 EXPERIMENTS = {
     "report": _methods(_REPORT) | _flows(_REPORT) | {"dreg": _train(_REPORT, objective=DReG(5))},
     "report_fixed": _methods(replace(_REPORT, binarisation="fixed")),
-    "paper": _methods(_PAPER)
-    | {f"{name}_wide": _wide(_methods(_PAPER)[name]) for name in ("hvi", "avo")}
-    | _readings(_PAPER),
+    "paper": _methods(_PAPER) | _readings(_PAPER),
     "screening": _screening(),
     "fashion": _fashion(),
     "omniglot": _omniglot(),

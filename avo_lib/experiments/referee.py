@@ -12,6 +12,7 @@ from torch import Tensor
 
 from avo_lib import estimate
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checks import check_counts
 from avo_lib.collapse import active_units
 from avo_lib.estimate import Estimate
 from avo_lib.evaluation import ais, log_likelihood, reverse_ais
@@ -55,8 +56,8 @@ class RefereeConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be judged."""
-        if min(self.images, self.simulated, self.chains, self.T, self.samples) < 2 or self.leapfrog_steps < 1:
-            raise ValueError(f"need at least two images, chains, stations and samples, not {self}")
+        check_counts(self, "images", "simulated", "chains", "T", "samples", least=2)
+        check_counts(self, "leapfrog_steps")
 
 
 def encoder_chain(model: VAE, x: Tensor, kernels: list[HMC]) -> Chain:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from avo_lib.checks import check_counts, check_positive
 from avo_lib.numerics import Noise, check_axes, standard_normal, sum_last
 from avo_lib.paths import LogDensity, Path
 
@@ -58,11 +58,8 @@ class HMC:
 
     def __post_init__(self) -> None:
         """Refuse steps that lead nowhere."""
-        if not 0 < self.step_size < math.inf or self.leapfrog_steps < 1:
-            raise ValueError(
-                f"need a positive step_size and leapfrog_steps of at least 1, got {self.step_size} and "
-                f"{self.leapfrog_steps}"
-            )
+        check_positive(self, "step_size")
+        check_counts(self, "leapfrog_steps")
 
     def forward(
         self, z_prev: Tensor, log_f: LogDensity, context: Tensor | None = None, *, generator: Noise = None

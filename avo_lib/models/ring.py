@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checks import check_counts, check_positive
 from avo_lib.kernels import GatedKernel
 from avo_lib.models.parts import frozen
 from avo_lib.numerics import LOG_2PI, check_size, log_normal, symmetric_axis
@@ -43,7 +44,7 @@ class RingConfig:
         lr: Its learning rate.
 
     Raises:
-        ValueError: If there is no such method, a noise is not positive, a count below 1, or the rate below 0.
+        ValueError: If there is no such method, a noise is not positive, a count below 1, or the rate is not positive.
     """
 
     method: str
@@ -58,10 +59,12 @@ class RingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        counts = (self.T, self.samples, self.batch, self.seeds, self.hidden, self.updates, len(self.stds))
-        lengths = all(std > 0 for std in self.stds) and self.lr >= 0
-        if self.method not in METHODS or min(counts) < 1 or not lengths:
-            raise ValueError(f"need a method of {METHODS}, positive stds, counts of at least 1, lr >= 0, not {self}")
+        if self.method not in METHODS:
+            raise ValueError(f"need a method of {METHODS}, not {self.method!r}")
+        check_counts(self, "seeds", "T", "samples", "hidden", "batch", "updates")
+        check_positive(self, "lr")
+        if not self.stds or not all(0 < std < math.inf for std in self.stds):
+            raise ValueError(f"stds must be positive and finite, and one at least, not {self.stds}")
 
     @property
     def copies(self) -> int:

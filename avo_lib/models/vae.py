@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checks import check_count, check_counts
 from avo_lib.kernels import GatedKernel, Householder, Kernel, autoregressive
 from avo_lib.models.parts import LIKELIHOODS, Bernoulli, GaussianNoise, frozen, trunk
 from avo_lib.models.vamp import EvenMixture
@@ -66,19 +67,20 @@ class VAEConfig:
                 raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
         if self.layers == "gated" and self.batch_norm:
             raise ValueError("gated layers are used without batch norm: set batch_norm=False")
-        if self.pseudo_inputs < 0 or (self.pseudo_inputs and (self.batch_norm or self.likelihood != "bernoulli")):
+        if self.pseudo_inputs and (self.batch_norm or self.likelihood != "bernoulli"):
             raise ValueError(
                 "pseudo_inputs counts images beside the batch, for binary pixels and with batch_norm=False, whose "
                 f"statistics they enter; got {self.pseudo_inputs}, {self.likelihood}, batch_norm={self.batch_norm}"
             )
-        if min(self.pixels, self.latent, self.kernel_hidden, *self.hidden) < 1:
-            raise ValueError("pixels, latent, kernel_hidden and the widths in hidden must be at least 1")
+        check_counts(self, "pixels", "latent", "kernel_hidden")
+        check_counts(self, "T", "pseudo_inputs", least=0)
+        if not self.hidden:
+            raise ValueError("need at least one hidden layer")
+        object.__setattr__(self, "hidden", tuple(check_count("a width in hidden", width) for width in self.hidden))
         if not 0 < self.std_init < math.inf or not math.isfinite(self.gate_bias):
             raise ValueError(
                 f"need a positive std_init and a finite gate_bias, got {self.std_init} and {self.gate_bias}"
             )
-        if self.T < 0 or not self.hidden:
-            raise ValueError(f"need T >= 0 and at least one hidden layer, got T={self.T} and hidden={self.hidden}")
 
 
 class VAE(nn.Module):
