@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from test_kernels import KERNELS
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import ais, reverse_ais
 from avo_lib.kernels import HMC, GatedKernel, Langevin, tune_step_sizes
 from avo_lib.models import VAE, VAEConfig
+from avo_lib.models.iterative import elbo_gradient
 from avo_lib.models.parts import trunk
 from avo_lib.nested import LearnedPath, nested
 from avo_lib.numerics import effective_sample_size, log_normal
@@ -122,6 +124,22 @@ def test_hmc_refuses_to_cut_a_gradient(generator):
         elbo(chain.sample((50,), generator=generator))
     with torch.no_grad():
         assert elbo(chain.sample((50,), generator=generator)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["hmc", "langevin", "controlled", "learned reverse", "underdamped"])
+def test_gradients_that_inference_mode_takes_away_are_missed(name, generator):
+    """Every log f would count as flat: HMC a random walk, and Langevin dynamics without a drift."""
+    kernel, z = KERNELS[name](), torch.ones(5, 4 if name == "underdamped" else 2)
+    move = lambda: kernel.forward(z, log_normal, None, generator=generator)  # noqa: E731
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"use torch\.no_grad\(\) instead"):
+        move()
+    with torch.no_grad():
+        assert move()[0].isfinite().all()
+
+
+def test_iterative_inference_misses_its_gradients_too():
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"use torch\.no_grad\(\) instead"):
+        elbo_gradient(torch.zeros(5, 4), log_normal)
 
 
 def box(z: torch.Tensor) -> torch.Tensor:

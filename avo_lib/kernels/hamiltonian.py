@@ -9,16 +9,29 @@ import torch
 from torch import Tensor
 
 from avo_lib.checks import check_counts, check_positive
-from avo_lib.numerics import Noise, check_axes, standard_normal, sum_last
+from avo_lib.numerics import Noise, check_axes, standard_normal, sum_last, traced
 from avo_lib.paths import LogDensity, Path
+
+
+def check_gradients() -> None:
+    """A RuntimeError under ``torch.inference_mode()``, which ``torch.enable_grad`` does not lift."""
+    if not traced() and torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "torch.inference_mode() takes the gradients of log f away, and nothing brings them back: use "
+            "torch.no_grad() instead"
+        )
 
 
 def value_and_gradient(log_f: LogDensity, z: Tensor, *, attached: bool = False) -> tuple[Tensor, Tensor]:
     """Log f in nats ``(...)`` and its gradient ``(..., dim)``; attached, both pass gradients to z and into log f.
 
+    A log f that cuts its own graph, by ``detach`` or ``torch.no_grad``, counts as flat: its gradient is zero.
+
     Raises:
         ValueError: If log f has an axis too many.
+        RuntimeError: Under ``torch.inference_mode()``, where every log f would count as flat.
     """
+    check_gradients()
     with torch.enable_grad():
         if not (attached and z.requires_grad):
             z = z.detach().requires_grad_()
@@ -39,6 +52,9 @@ class HMC:
 
     The step size is fixed. A step size that adapts to the chain's own past breaks invariance, and with it every bound
     that annealed importance sampling gives: tune with :func:`tune_step_sizes`, then run anew.
+
+    Gradients are taken under ``torch.no_grad()`` too, not under ``torch.inference_mode()``: a RuntimeError. A log f
+    that cuts its own graph, by ``detach`` or ``torch.no_grad``, counts as flat, and the kernel is a random walk.
 
     Attributes:
         step_size: Leapfrog step.

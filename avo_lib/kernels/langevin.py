@@ -21,7 +21,8 @@ class Langevin(nn.Module):
 
     As no move is rejected, gradients pass through the step: by maximising E log w a chain learns its step sizes, and
     also what its targets are made of, through every step's drift, whatever else an objective holds constant. It takes
-    two gradients of log f.
+    two gradients of log f, under ``torch.no_grad()`` too, but not under ``torch.inference_mode()``: a RuntimeError. A
+    log f that cuts its own graph, by ``detach`` or ``torch.no_grad``, counts as flat, and the drift is zero.
 
     Args:
         step_size: Tau at the start, positive; it learns, on a logarithmic scale.

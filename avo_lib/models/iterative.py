@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from avo_lib.chain import Gaussian
+from avo_lib.kernels.hamiltonian import check_gradients
 from avo_lib.numerics import check_axes, standard_normal
 from avo_lib.paths import LogDensity
 
@@ -52,7 +53,9 @@ def elbo_gradient(
 
     Raises:
         ValueError: If the draws cannot be paired, or λ has no two halves.
+        RuntimeError: Under ``torch.inference_mode()``, which leaves log f no gradient.
     """
+    check_gradients()
     if samples < 2 or samples % 2:
         raise ValueError(f"the noise comes in pairs: samples must be an even number, not {samples}")
     with torch.enable_grad():
