@@ -135,7 +135,8 @@ class Trajectory:
             Log weights in nats, ``(...)``.
         """
         divergence = sum(self.log_ratio, start=-self.log_q0)
-        return self.path.log_density(len(self.log_ratio), self.z[-1], beta) + beta * divergence
+        log_f = self.path.log_density(len(self.log_ratio), self.z[-1], beta)
+        return check_axes("the path", log_f, self.z[-1]) + beta * divergence
 
     def log_v(self, beta: float = 1.0) -> Tensor:
         """The incremental log weights log v_1 … log v_T.
@@ -154,8 +155,8 @@ class Trajectory:
         """
         if not self.log_ratio:
             raise ValueError("a chain without kernels has no increments: its one weight is log_w()")
-        reached = self.path.log_ladder(torch.stack(self.z[1:]), beta)
-        start = self.path.log_density(0, self.z[0], beta)
+        reached = check_axes("the path's ladder", self.path.log_ladder(zs := torch.stack(self.z[1:]), beta), zs)
+        start = check_axes("the path", self.path.log_density(0, self.z[0], beta), self.z[0])
         left = torch.cat([start[None], reached[:-1]])
         if self.detached > 1:
             left = torch.cat([left[: self.detached - 1], left[self.detached - 1 :].detach()])
@@ -199,7 +200,7 @@ class Chain:
 
     def target(self, t: int) -> LogDensity:
         """Log f_t as a function of z alone."""
-        return lambda z: self.path.log_density(t, z)
+        return lambda z: check_axes("the path", self.path.log_density(t, z), z)
 
     def sample(self, shape: Sequence[int] = (), *, detach: int = 0, generator: Noise = None) -> Trajectory:
         """Draw trajectories forwards.

@@ -110,7 +110,7 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
-    """Refuse log densities with an axis too many: ``(n, 1)`` and ``(n,)`` broadcast to ``(n, n)``, in silence.
+    """Refuse log densities of other axes than the points': ``(n, 1)`` and ``(n,)`` broadcast to ``(n, n)``, in silence.
 
     Args:
         what: Where the value comes from, for the message.
@@ -121,12 +121,15 @@ def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
         ``value``.
 
     Raises:
-        ValueError: If ``value`` has not one axis less than ``z``.
+        ValueError: If ``value`` has not the axes of ``z`` but the last; where they have one entry it may have more.
     """
-    if value.dim() != z.dim() - 1:
+    axes = z.shape[:-1]
+    if value.dim() != z.dim() - 1 or (
+        value.shape != axes and any(a not in (1, b) for a, b in zip(axes, value.shape, strict=True))
+    ):
         raise ValueError(
             f"{what} gives shape {tuple(value.shape)} for points {tuple(z.shape)}: expected one log density for each "
-            "point, without the last axis. A network with one output needs .squeeze(-1)"
+            "point, without the last axis. A network with one output needs .squeeze(-1), and a coordinate is z[..., 0]"
         )
     return value
 

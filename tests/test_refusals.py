@@ -19,6 +19,7 @@ from avo_lib.numerics import effective_sample_size, log_normal
 from avo_lib.objectives import AVO, elbo
 from avo_lib.paths import AmortisedPath, GeometricPath, linear_alphas, sigmoidal_alphas
 from avo_lib.schedules import Constant, Cyclical, Scaled, WarmUp
+from avo_lib.smc import smc
 from avo_lib.training import TrainConfig
 
 BASE = Gaussian(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
@@ -39,6 +40,39 @@ def test_a_log_density_with_an_axis_too_many_is_refused(ends, generator):
         ais(hmc_chain(**ends), 300, generator=generator)
     with pytest.raises(ValueError, match="one log density for each point"):
         hmc_chain(**ends).path.log_ladder(torch.zeros(2, 300, 2))
+
+
+def test_a_log_density_of_some_points_alone_is_refused(generator):
+    """``z[:, 0]`` of draws (50, 5, 1) is no coordinate, but the first of five populations: it would stand for all."""
+    base = Gaussian(torch.zeros(5, 1), torch.ones(5, 1))
+    path = GeometricPath(base.log_prob, lambda z: -2 * (z[:, 0] - 1).square(), linear_alphas(0))
+    with pytest.raises(ValueError, match=r"shape \(50, 1\) for points \(50, 5, 1\).*a coordinate is z\[\.\.\., 0\]"):
+        ais(Chain(base, [], path), 50, generator=generator)
+
+
+def test_where_points_have_one_entry_densities_may_have_more(generator):
+    """As of one draw of the prior under each of seven data."""
+    base = Gaussian(torch.zeros(1, 2), torch.ones(1, 2))
+    path = GeometricPath(base.log_prob, lambda z: log_normal(z, torch.zeros(7, 2)), linear_alphas(0))
+    assert ais(Chain(base, [], path), 50, generator=generator).log_w.shape == (50, 7)
+
+
+def test_a_path_of_ones_own_is_held_to_its_axes(generator):
+    """Log weights ``(50, 50)`` would pass for weights."""
+
+    class Own:
+        alphas = linear_alphas(1)
+
+        def log_density(self, t, z, beta=1.0):
+            return network(z)
+
+        log_ladder = lambda self, zs, beta=1.0: network(zs)  # noqa: E731
+
+    chain = Chain(BASE, [GatedKernel(2, 4)], Own())
+    draws = chain.sample((50,), generator=generator)
+    for weigh in (draws.log_w, draws.log_v, lambda: ais(chain, 50, generator=generator), lambda: smc(chain, 50)):
+        with pytest.raises(ValueError, match=r"the path.* gives shape \((1, )?50, 1\)"):
+            weigh()
 
 
 @pytest.mark.parametrize("ends", [{"mean": torch.zeros(2)}, {"std": torch.ones(3, 2)}])
