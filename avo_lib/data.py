@@ -73,13 +73,16 @@ def binarise(grey: Tensor, *, generator: torch.Generator | None = None) -> Tenso
     """Draw each pixel as a Bernoulli outcome with its grey value as probability.
 
     Raises:
-        ValueError: If a value is not in [0, 1].
+        ValueError: If a value is not in [0, 1], or they are not floating-point numbers.
 
     >>> binarise(torch.tensor([0.0, 1.0])).tolist()
     [0.0, 1.0]
     """
+    if not grey.is_floating_point():
+        raise ValueError(f"grey values must be floating-point numbers, not {grey.dtype}: use x.float(), bytes by 255")
     if not traced() and not bool(((grey >= 0) & (grey <= 1)).all()):
         raise ValueError("grey values are probabilities: all must lie in [0, 1]. Divide bytes by 255")
     # Comparing uniforms is several times faster than torch.bernoulli.
-    uniform = torch.rand(grey.shape, dtype=grey.dtype, device=grey.device, generator=generator)
+    exact = torch.promote_types(grey.dtype, torch.float32)  # uniforms of half precision are coarse
+    uniform = torch.rand(grey.shape, dtype=exact, device=grey.device, generator=generator)
     return (uniform < grey).to(grey.dtype)

@@ -106,7 +106,7 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     >>> round(log_bernoulli(torch.ones(784), torch.zeros(784)).item() / 784, 4)
     -0.6931
     """
-    return functional.logsigmoid((2 * x - 1) * logits).sum(-1)
+    return functional.logsigmoid((2.0 * x - 1) * logits).sum(-1)  # 2.0: bytes would wrap, and 0 become 255
 
 
 def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:

@@ -39,6 +39,12 @@ def all_images(pixels: int) -> torch.Tensor:
     return torch.tensor(list(itertools.product((0.0, 1.0), repeat=pixels)))
 
 
+def test_pixels_may_be_bytes(generator):
+    model, given = wild((3, 3), (3, 3), s_curve), torch.randn(20, 2 * 9, generator=generator)
+    x = torch.rand(20, 9, generator=generator).round()
+    assert torch.equal(model(x.byte(), given), model(x, given))
+
+
 @every_order
 @every_shape
 @pytest.mark.parametrize("windows", WINDOWS, ids=str)

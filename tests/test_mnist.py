@@ -173,6 +173,18 @@ def test_what_is_no_probability_is_not_binarised(wrong):
         binarise(torch.tensor([0.0, 1.0, wrong]))
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_what_is_no_floating_point_number_is_not_binarised(dtype):
+    with pytest.raises(ValueError, match=r"floating-point numbers, not torch\.\w+: use x\.float\(\)"):
+        binarise(torch.ones(2, dtype=dtype))
+
+
+def test_small_probabilities_are_binarised_in_half_precision(generator):
+    """Its own uniforms are multiples of 1/256: one in 256 pixels would be lit at any probability below."""
+    draws = binarise(torch.full((1_000_000,), 1e-4, dtype=torch.bfloat16), generator=generator)
+    assert draws.dtype == torch.bfloat16 and 50 < draws.float().sum() < 150
+
+
 def test_an_unknown_binarisation_is_refused():
     with pytest.raises(ValueError, match="one of dynamic, fixed, not 'static'"):
         load_mnist("static")

@@ -48,6 +48,13 @@ def test_log_bernoulli_is_the_probability_summed_over_pixels(generator):
     assert log_bernoulli(x, torch.zeros(2, 5, 9)).shape == (2, 5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+def test_log_bernoulli_takes_whole_numbers(dtype, generator):
+    """Twice a byte less one would wrap, and 0 count as 255."""
+    x, logits = torch.tensor([0.0, 1.0, 0.0]), torch.randn(4, 3, generator=generator)
+    assert torch.equal(log_bernoulli(x.to(dtype), logits), log_bernoulli(x, logits))
+
+
 def test_log_bernoulli_survives_certainty():
     """A probability of exactly 0 or 1 in floating point must give neither infinity nor NaN, and a gradient."""
     logits = torch.tensor([800.0, -800.0, 800.0, -800.0], requires_grad=True)

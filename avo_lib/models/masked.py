@@ -164,7 +164,7 @@ class MaskedBernoulli(Bernoulli):
                 f"{given.shape[-1]}"
             )
         first, *rest = self.layers
-        image = (2 * x - 1).reshape(-1, 1, self.height, self.width)
+        image = (2.0 * x - 1).reshape(-1, 1, self.height, self.width)
         seen = (
             first(image, self.get_buffer("mask0")).flatten(2).reshape(*x.shape[:-1], -1, pixels)
         )  # once for all draws of z
