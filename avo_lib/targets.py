@@ -62,9 +62,9 @@ class GaussianMixture:
     """A mixture of isotropic Gaussians on the plane, normalised (log Z = 0).
 
     Attributes:
-        weights: Positive, summing to 1.
-        means: One centre ``(z1, z2)`` for each component.
-        std: Standard deviation of every component along each axis; a ValueError if it or a weight is not positive.
+        weights: Positive, summing to 1, or a ValueError.
+        means: One centre ``(z1, z2)`` for each component, or a ValueError.
+        std: Standard deviation of every component along each axis; a ValueError unless positive and finite.
 
     >>> mixture = GaussianMixture((0.3, 0.7), ((-2.0, 0.0), (2.0, 0.0)), 0.5)
     >>> mixture.sample(4, generator=torch.Generator().manual_seed(0)).shape
@@ -78,14 +78,17 @@ class GaussianMixture:
 
     def __post_init__(self) -> None:
         """Weights must be a distribution over the means."""
-        whole = len(self.weights) == len(self.means) and min(self.weights) > 0 and abs(sum(self.weights) - 1) <= 1e-9
-        if not (whole and 0 < self.std < math.inf):
-            raise ValueError(f"need one positive weight a component, summing to 1, and std > 0; got {self}")
+        fit = len(self.weights) == len(self.means) > 0 and all(len(mean) == 2 for mean in self.means)
+        if not (fit and min(self.weights) > 0 and abs(sum(self.weights) - 1) <= 1e-9 and 0 < self.std < math.inf):
+            raise ValueError(
+                f"need one positive weight a component, summing to 1, means (z1, z2) and std > 0; got {self}"
+            )
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log density in nats, ``(..., 2)`` to ``(...)``."""
         # Components on a leading axis, coordinates apart: a sum over a tiny trailing axis is several times slower.
         along = (-1, *[1] * (check_size("a mixture", z, 2).dim() - 1))
+        z = z if z.is_floating_point() else z.to(torch.get_default_dtype())  # means would be cut to whole numbers
         m1, m2 = (z.new_tensor([mean[i] for mean in self.means]).reshape(along) for i in (0, 1))
         log_w = z.new_tensor([math.log(w / (2 * math.pi * self.std**2)) for w in self.weights]).reshape(along)
         squares = (z[..., 0] - m1).square() + (z[..., 1] - m2).square()
@@ -93,7 +96,8 @@ class GaussianMixture:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws ``(n, 2)``."""
-        component = torch.multinomial(torch.tensor(self.weights), n, replacement=True, generator=generator)
+        weights = 1.0 * torch.tensor(self.weights)
+        component = torch.multinomial(weights, max(n, 1), replacement=True, generator=generator)[:n]
         noise = torch.randn(n, 2, generator=generator)
         return noise.new_tensor(self.means)[component] + self.std * noise
 
@@ -148,11 +152,6 @@ def _sample_two_ridges(n: int, generator: torch.Generator | None) -> Tensor:
     return torch.stack([z1, wave - lower * bump + 0.35 * noise[:, 1]], -1)
 
 
-def _four_modes(radius: float, variance: float) -> GaussianMixture:
-    means = ((-radius, 0), (radius, 0), (0, radius), (0, -radius))
-    return GaussianMixture((0.1, 0.3, 0.4, 0.2), means, math.sqrt(variance))
-
-
 ENERGIES = "abcdef"
 VARIANTS = ("paper", "released")
 
@@ -188,8 +187,9 @@ def energy(name: str, variant: str = "released") -> Target:
         radial = 0.5 * math.exp(-4) + math.sqrt(math.pi) * (1 + math.erf(2))
         return Target(label, _ellipse, math.log(2 * math.pi * math.sqrt(2) * radial))
     if name == "d":
-        place, log_z = ((2.0, 0.2), 0.0) if variant == "paper" else ((2.5, 0.375), 2.5 - math.log(4))
-        four = _four_modes(*place)
+        r, variance, log_z = (2.0, 0.2, 0.0) if variant == "paper" else (2.5, 0.375, 2.5 - math.log(4))
+        means = ((-r, 0), (r, 0), (0, r), (0, -r))
+        four = GaussianMixture((0.1, 0.3, 0.4, 0.2), means, math.sqrt(variance))
         return Target(label, lambda z: four.log_density(z) + log_z, log_z, lambda n, g: four.sample(n, generator=g))
     if name == "e":
         return Target(label, _wavy_ridge, math.log(2 * math.pi * math.sqrt(5) * 0.4), _sample_wavy_ridge)

@@ -19,6 +19,14 @@ def test_names_shapes_and_leading_axes(name, generator):
     torch.testing.assert_close(target.log_density(z.reshape(3, 4, -1)), target.log_density(z).reshape(3, 4))
 
 
+@pytest.mark.parametrize("name", LANDMARKS)
+def test_points_may_be_whole_numbers_and_draws_none(name):
+    target = LANDMARKS[name]()
+    z = torch.arange(2 * target.dim).reshape(2, -1) - 5
+    torch.testing.assert_close(target.log_density(z), target.log_density(z.double()))
+    assert target.sample(0).shape == (0, target.dim)
+
+
 def test_log_z_against_quadrature():
     assert quadrature_log_z(ring_of_gaussians().log_density) == pytest.approx(math.log(8), abs=1e-9)
     assert quadrature_log_z(ring_of_gaussians(5, 3.0, 0.2).log_density) == pytest.approx(math.log(5), abs=1e-9)

@@ -119,6 +119,9 @@ def test_what_does_not_exist_is_refused():
         LinearGaussian(torch.eye(2), torch.zeros(2), math.nan)
     with pytest.raises(ValueError, match="summing to 1"):
         GaussianMixture((math.nan, 0.5), ((0, 0), (1, 1)), 1.0)
+    for means in (((0, 0, 5),), ((0,),)):
+        with pytest.raises(ValueError, match=r"means \(z1, z2\)"):
+            GaussianMixture((1.0,), means, 1.0)
     for std in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="std > 0"):
             GaussianMixture((1.0,), ((0, 0),), std)
@@ -140,6 +143,20 @@ def test_data_of_another_size_are_refused(model):
 def test_points_of_another_size_are_refused(target, dim):
     with pytest.raises(ValueError, match=rf"takes points \(\.\.\., 2\), not \(4, {dim}\)"):
         target.log_density(torch.zeros(4, dim))
+
+
+@pytest.mark.parametrize(
+    "target", [*map(energy, ENERGIES), GaussianMixture((0.3, 0.7), ((-2.5, 0.0), (2.5, 0.0)), 0.5)]
+)
+def test_points_may_be_whole_numbers(target):
+    """Means shaped as such points would be cut to whole numbers."""
+    z = torch.tensor([[2, 0], [-1, 3], [0, 0]])
+    torch.testing.assert_close(target.log_density(z), target.log_density(z.double()))
+
+
+@pytest.mark.parametrize("target", [*map(energy, "def"), GaussianMixture((1,), ((0, 0),), 1)])
+def test_there_may_be_no_draws(target):
+    assert target.sample(0).shape == (0, 2) and target.sample(1).shape == (1, 2)
 
 
 def test_all_names_exist():
