@@ -79,6 +79,8 @@ class Drawn:
         distribution: With ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw; wrap a
             distribution of independent coordinates in ``torch.distributions.Independent``. Its draws come from the
             global random state: a generator (of several the first) seeds the CPU's alone for the time of the draw.
+            If its draws carry no gradient, as without ``rsample``, its parameters learn from objectives of balance
+            (:mod:`avo_lib.balance`), and from no other.
 
     >>> from torch.distributions import MultivariateNormal
     >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))
@@ -90,7 +92,7 @@ class Drawn:
     distribution: Any
 
     def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
-        """Draws, with a gradient to the distribution's parameters where it offers one, and their log densities."""
+        """Draws and their log densities; both with a gradient to the distribution's parameters, or both without."""
         one = self.distribution
         draw = one.rsample if getattr(one, "has_rsample", hasattr(one, "rsample")) else one.sample
         first = generator[0] if isinstance(generator, Sequence) else generator
@@ -98,7 +100,8 @@ class Drawn:
             if first is not None:
                 torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=first, device=first.device)))
             z: Tensor = draw(torch.Size(shape))
-        return z, self.log_prob(z)
+        log_q = self.log_prob(z)
+        return z, log_q if z.requires_grad else log_q.detach()  # at fixed points the ELBO's would be −∇log q alone
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats."""
@@ -209,9 +212,6 @@ class Chain:
             shape: Leading axes to add to the proposal's own, e.g. ``(K,)`` samples for each datum.
             detach: Hold z_{t−1} constant in step t, for AVO: from step 1 on if True, from step 2 on if 2.
             generator: Source of the noise.
-
-        Returns:
-            The trajectories.
 
         Raises:
             ValueError: If ``detach`` begins before the first step, or after the last.

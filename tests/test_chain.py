@@ -4,8 +4,11 @@ import pytest
 import torch
 from exact import linear_gaussian_chain
 
+from avo_lib.balance import weigh
 from avo_lib.chain import Chain, Drawn, Gaussian
 from avo_lib.kernels import HMC, GatedKernel
+from avo_lib.numerics import log_normal
+from avo_lib.objectives import iwae
 from avo_lib.paths import GeometricPath, linear_alphas
 from avo_lib.targets import ENERGIES, VARIANTS, GaussianMixture, energy
 from avo_lib.testing import assert_mean, assert_unbiased_weights
@@ -143,3 +146,37 @@ def test_any_distribution_is_a_proposal(generator):
     assert mean.grad.tolist() == [35.0, 35.0]
     with pytest.raises(ValueError, match="log_prob of the distribution"):
         Drawn(torch.distributions.Normal(torch.zeros(2), torch.ones(2))).sample((5,))
+
+
+@pytest.mark.parametrize("K", [1, 5])
+def test_what_cannot_follow_its_draws_learns_by_balance_alone(K, generator):
+    """At fixed points −∇log q has mean zero under q: by the ELBO the parameters of a mixture would walk at random."""
+    logits, mean = torch.zeros(2, requires_grad=True), torch.tensor([[-1.0], [1.0]], requires_grad=True)
+    normal = torch.distributions.Independent(torch.distributions.Normal(mean, 1.0), 1)
+    mixture = Drawn(torch.distributions.MixtureSameFamily(torch.distributions.Categorical(logits=logits), normal))
+    chain = Chain(mixture, [], GeometricPath(mixture.log_prob, lambda z: log_normal(z, 1.0), linear_alphas(0)))
+    draws = chain.sample((K,), generator=generator)
+    assert not iwae(draws).requires_grad
+    torch.testing.assert_close(draws.log_w(), weigh(chain, draws.z).log_w())
+    weigh(chain, draws.z).log_w().square().sum().backward()
+    assert logits.grad.any() and mean.grad.any()
+
+
+def test_own_draws_that_carry_a_gradient_are_followed():
+    """Whatever their method is called: a flow of one's own may have ``sample`` alone."""
+
+    class Shift(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean = torch.nn.Parameter(torch.zeros(2))
+
+        def sample(self, shape):
+            return self.mean + torch.randn(*shape, 2)
+
+        def log_prob(self, z):
+            return log_normal(z, self.mean)
+
+    shift = Shift()
+    z, log_q = Drawn(shift).sample((5,))
+    (log_normal(z, 3.0) - log_q).sum().backward()
+    torch.testing.assert_close(shift.mean.grad, (3 - z).sum(0).detach())
