@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -43,7 +44,11 @@ def _check_alphas(alphas: Alphas) -> Tensor:
 
 def checked(what: str, log_density: LogDensity) -> LogDensity:
     """The same density, which refuses to give an axis too many; ``what`` names it in the message."""
-    return lambda z: check_axes(what, log_density(z), z)
+    return partial(_checked, what, log_density)  # unlike a lambda, it is copied and stored with its density
+
+
+def _checked(what: str, log_density: LogDensity, z: Tensor) -> Tensor:
+    return check_axes(what, log_density(z), z)
 
 
 def _between(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:

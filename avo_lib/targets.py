@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,18 +39,17 @@ class Target:
 
     def __post_init__(self) -> None:
         """Log f of points of another size would be that of another target than log Z."""
-        log_f, name, dim = self.log_density, self.name, self.dim
-        object.__setattr__(self, "log_density", lambda z: log_f(check_size(name, z, dim)))
+        object.__setattr__(self, "log_density", partial(_of_size, self.name, self.dim, self.log_density))
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws ``(n, dim)``.
-
-        Raises:
-            ValueError: If this target has no exact sampler.
-        """
+        """Exact draws ``(n, dim)``; a ValueError if this target has no exact sampler."""
         if self.sampler is None:
             raise ValueError(f"{self.name} has no exact sampler; energies d, e and f, mixtures and landmarks have one")
         return self.sampler(n, generator)
+
+
+def _of_size(name: str, dim: int, log_density: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    return log_density(check_size(name, z, dim))
 
 
 def _log_sum(*terms: Tensor) -> Tensor:
@@ -80,9 +80,7 @@ class GaussianMixture:
         """Weights must be a distribution over the means."""
         fit = len(self.weights) == len(self.means) > 0 and all(len(mean) == 2 for mean in self.means)
         if not (fit and min(self.weights) > 0 and abs(sum(self.weights) - 1) <= 1e-9 and 0 < self.std < math.inf):
-            raise ValueError(
-                f"need one positive weight a component, summing to 1, means (z1, z2) and std > 0; got {self}"
-            )
+            raise ValueError(f"need means (z1, z2), one positive weight each, summing to 1, and std > 0; got {self}")
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log density in nats, ``(..., 2)`` to ``(...)``."""
@@ -111,14 +109,11 @@ def _ring_with_two_modes(z: Tensor) -> Tensor:
     return ring + _log_sum(_half_square(z[..., 0] - 2, 0.6), _half_square(z[..., 0] + 2, 0.6))
 
 
-def _broken_ring(shrink: float) -> Callable[[Tensor], Tensor]:
-    def log_density(z: Tensor) -> Tensor:
-        z1, z2 = z[..., 0], z[..., 1]
-        ring = _half_square(shrink * sum_last(z.square()).clamp(min=TINY).sqrt() - 2, 0.5)
-        modes = _half_square(z1 - 2, 0.6), _half_square(2 * torch.sin(z1), 1.0), _half_square(z1 + z2 + 2.5, 0.6)
-        return ring + _log_sum(*modes)
-
-    return log_density
+def _broken_ring(shrink: float, z: Tensor) -> Tensor:
+    z1, z2 = z[..., 0], z[..., 1]
+    ring = _half_square(shrink * sum_last(z.square()).clamp(min=TINY).sqrt() - 2, 0.5)
+    modes = _half_square(z1 - 2, 0.6), _half_square(2 * torch.sin(z1), 1.0), _half_square(z1 + z2 + 2.5, 0.6)
+    return ring + _log_sum(*modes)
 
 
 def _ellipse(z: Tensor) -> Tensor:
@@ -181,7 +176,7 @@ def energy(name: str, variant: str = "released") -> Target:
     label = f"energy {name}" + (f" ({variant})" if name in "bd" else "")
     if name in "ab":
         shrink = 0.5 if variant == "paper" else math.sqrt(0.5)
-        log_density = _ring_with_two_modes if name == "a" else _broken_ring(shrink)
+        log_density = _ring_with_two_modes if name == "a" else partial(_broken_ring, shrink)
         return Target(label, log_density, quadrature_log_z(log_density))
     if name == "c":
         radial = 0.5 * math.exp(-4) + math.sqrt(math.pi) * (1 + math.erf(2))

@@ -1,6 +1,8 @@
 """Paths and schedules."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -80,3 +82,44 @@ def test_alphas_may_be_any_numbers(alphas):
         torch.testing.assert_close(path.log_density(1, z), factor * log_normal(z))
     with pytest.raises(ValueError, match="rise from 0 to 1"):
         GeometricPath(log_normal, log_normal, alphas[:2])
+
+
+class Learned(torch.nn.Module):
+    """A density with a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, z):
+        return self.scale * z[..., 0]
+
+
+def stored(one):
+    return pickle.loads(pickle.dumps(one))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, stored])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda one: GeometricPath(log_normal, one, linear_alphas(1)),
+        lambda one: AmortisedPath(log_normal, one, one, linear_alphas(1)),
+    ],
+    ids=["geometric", "amortised"],
+)
+def test_a_path_is_copied_with_its_densities(make, again):
+    """Else a copy would go on learning with the original."""
+    one, z = Learned(), torch.ones(5, 1)
+    path = make(one)
+    before, copied = path.log_density(1, z), again(path)
+    with torch.no_grad():
+        one.scale.fill_(3.0)
+    assert torch.equal(copied.log_density(1, z), before) and not torch.equal(path.log_density(1, z), before)
+
+
+@pytest.mark.parametrize("name", "abcef")
+def test_an_energy_can_be_stored(name):
+    target = energy(name)
+    path = stored(GeometricPath(log_normal, stored(target).log_density, linear_alphas(2)))
+    assert path.log_density(2, torch.ones(2)) == target.log_density(torch.ones(2))
