@@ -104,9 +104,6 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
         threshold: Resample where the effective sample size is below this share of K; 1 is at every step.
         generator: Source of the noise.
 
-    Returns:
-        The bound, the last particles, and how they came there.
-
     Raises:
         ValueError: If the threshold is no share, or fewer than two particles are asked for.
 
@@ -197,8 +194,7 @@ def adaptive_alphas(
 ) -> Tensor:
     """Stations of a geometric path from a pilot run, each as far on as the conditional ESS allows (arXiv 1303.3123).
 
-    Only the alphas are returned: an estimate from particles that chose their own stations is not unbiased. Run
-    :func:`smc` anew on the path.
+    Run :func:`smc` anew on the path: an estimate from particles that chose their own stations is not unbiased.
 
     Args:
         base: Where the path starts, normalised.
@@ -213,7 +209,8 @@ def adaptive_alphas(
         Alphas ``(T + 1,)`` from 0 to 1; T follows from the share.
 
     Raises:
-        ValueError: If ``share`` or ``threshold`` is impossible, if the base has further axes, or after 10,000 steps.
+        ValueError: If ``share`` or ``threshold`` is impossible, if the base has further axes, if log f_T is NaN at a
+            point of the pilot or vanishes at all of them, or after 10,000 steps.
 
     >>> from avo_lib import HMC, Gaussian
     >>> base, noise = Gaussian(torch.zeros(1), torch.ones(1)), torch.Generator().manual_seed(0)
@@ -229,11 +226,14 @@ def adaptive_alphas(
         log_w, alphas = torch.zeros_like(log_q), [0.0]
         while alphas[-1] < 1 and len(alphas) <= MAX_STEPS:
             slope = check_axes("log_fT", log_fT(z), z) - base.log_prob(z)
+            some, none = int(slope.isfinite().sum()), int((slope == -torch.inf).sum())
+            if not some or some + none < samples:
+                raise ValueError(
+                    f"log_fT is finite at {some} and -inf at {none} of {samples} pilot points: give no NaN or +inf and "
+                    "a base that reaches where it is finite"
+                )
             low, high = alphas[-1], 1.0
-
-            def enough(alpha: float) -> bool:
-                return bool(conditional_ess(log_w, (alpha - alphas[-1]) * slope) >= share * samples)  # noqa: B023
-
+            enough = lambda alpha: conditional_ess(log_w, (alpha - alphas[-1]) * slope) >= share * samples  # noqa: B023, E731
             for _ in range(0 if enough(1.0) else HALVINGS):
                 middle = (low + high) / 2
                 low, high = (middle, high) if enough(middle) else (low, middle)

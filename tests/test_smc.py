@@ -233,3 +233,19 @@ def test_impossible_settings_are_refused(monkeypatch):
     monkeypatch.setattr("avo_lib.smc.MAX_STEPS", 20)
     with pytest.raises(ValueError, match="ask for a smaller share"):
         adaptive_alphas(base, far, HMC(1e-6, 1), 10, share=1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    "log_f, numbers, vanishing",
+    [
+        (lambda z: z[..., 0] - math.inf, 0, 100),
+        (lambda z: z[..., 0] * math.nan, 0, 0),
+        (lambda z: torch.where(z[..., 0] == z[..., 0].max(), math.nan, 0.0), 99, 0),
+        (lambda z: torch.where(z[..., 0] == z[..., 0].max(), math.inf, -math.inf), 0, 99),
+    ],
+)
+def test_a_pilot_without_a_target_is_refused_at_once(log_f, numbers, vanishing):
+    """Ten thousand steps later it would be the share's fault."""
+    message = f"finite at {numbers} and -inf at {vanishing} of 100 pilot points"
+    with pytest.raises(ValueError, match=message):
+        adaptive_alphas(Gaussian(torch.zeros(1), torch.ones(1)), log_f, HMC(0.5), 100)
