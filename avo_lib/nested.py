@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from avo_lib.chain import Chain
 from avo_lib.numerics import Noise, standard_normal
-from avo_lib.paths import LogDensity, checked
+from avo_lib.paths import LogDensity, checked, mix
 from avo_lib.smc import draw_parents
 
 Stand = Literal["equal", "weighted", "resampled"]
@@ -61,7 +61,7 @@ class LearnedPath(nn.Module):
         log_f0, log_fT = checked("log_f0", self.log_f0), checked("log_fT", self.log_fT)
         if t in (0, len(self.rises)):
             return (log_fT if t else log_f0)(z)
-        return torch.lerp(log_f0(z), log_fT(z), self.alphas[t])
+        return mix(log_f0(z), log_fT(z), self.alphas[t])
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T, ``(T, ..., dim)`` to ``(T, ...)``."""

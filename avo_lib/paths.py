@@ -51,10 +51,23 @@ def _checked(what: str, log_density: LogDensity, z: Tensor) -> Tensor:
     return check_axes(what, log_density(z), z)
 
 
+def mix(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
+    """The mixture of two log densities, in the wider of their types: hard edges by ``torch.where`` are float32."""
+    if not log_f0.dtype == log_fT.dtype == alpha.dtype:
+        wide = torch.promote_types(log_f0.dtype, log_fT.dtype)
+        log_f0, log_fT, alpha = log_f0.to(wide), log_fT.to(wide), alpha.to(wide)
+    return torch.lerp(log_f0, log_fT, alpha)
+
+
 def _between(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
-    """The mixture of two log densities; where either vanishes it vanishes too, and is not NaN."""
+    """The same; where either vanishes it vanishes too, and is not NaN."""
     outside = (log_f0 == -torch.inf) | (log_fT == -torch.inf)
-    return torch.lerp(log_f0, log_fT, alpha).masked_fill(outside, -torch.inf)
+    return mix(log_f0, log_fT, alpha).masked_fill(outside, -torch.inf)
+
+
+def _beside(alpha: Tensor, z: Tensor) -> Tensor:
+    """Alpha with the type and device of z; whole numbers would leave none of it."""
+    return alpha.to(z if z.is_floating_point() else z.device)
 
 
 class GeometricPath:
@@ -81,14 +94,14 @@ class GeometricPath:
         """Log f_t(z) in nats; the ends never multiply an infinite log density by zero."""
         if (last := t == len(self.alphas) - 1) or t == 0:
             return (self.log_fT if last else self.log_f0)(z)
-        return _between(self.log_f0(z), self.log_fT(z), self.alphas[t].to(z))
+        return _between(self.log_f0(z), self.log_fT(z), _beside(self.alphas[t], z))
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T from one call of each end."""
         last = self.log_fT(zs[-1:])
         if len(zs) == 1:
             return last
-        alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
+        alpha = _beside(self.alphas[1:-1], zs).reshape(-1, *[1] * (zs.dim() - 2))
         return torch.cat([_between(self.log_f0(zs[:-1]), self.log_fT(zs[:-1]), alpha), last])
 
 
@@ -135,7 +148,7 @@ class AmortisedPath:
         early, log_f = zs[:-1], beta * self.log_prior(zs[-1:]) + self.log_likelihood(zs[-1:])
         if not len(early):
             return log_f
-        alpha = self.alphas[1:-1].to(zs).reshape(-1, *[1] * (zs.dim() - 2))
+        alpha = _beside(self.alphas[1:-1], zs).reshape(-1, *[1] * (zs.dim() - 2))
         return torch.cat([beta * self.log_prior_frozen(early) + alpha * self.log_likelihood_frozen(early), log_f])
 
 

@@ -19,7 +19,7 @@ from avo_lib.numerics import effective_sample_size, log_normal
 from avo_lib.objectives import AVO, elbo
 from avo_lib.paths import AmortisedPath, GeometricPath, linear_alphas, sigmoidal_alphas
 from avo_lib.schedules import Constant, Cyclical, Scaled, WarmUp
-from avo_lib.smc import smc
+from avo_lib.smc import adaptive_alphas, smc
 from avo_lib.training import TrainConfig
 
 BASE = Gaussian(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
@@ -189,6 +189,34 @@ def test_a_path_vanishes_where_an_end_does(ends):
     assert inside == pytest.approx(0.5 * (log_normal(z[0]).item() - 2 * math.log(2.0)))
     assert outside == -math.inf
     assert path.log_ladder(torch.stack([z, z]))[0].tolist() == [inside, -math.inf]
+
+
+def test_hard_edges_may_be_of_another_type(generator):
+    """``torch.where`` of Python's numbers gives the default type, whatever the type of the points."""
+    single = lambda z: box(z).float()  # noqa: E731
+    z = torch.tensor([[0.5, 0.5], [2.0, 0.0]])
+    path, same = (GeometricPath(BASE.log_prob, end, linear_alphas(2)) for end in (single, box))
+    torch.testing.assert_close(path.log_density(1, z), same.log_density(1, z), rtol=1e-6, atol=0)
+    torch.testing.assert_close(path.log_ladder(torch.stack([z, z])), same.log_ladder(torch.stack([z, z])))
+    assert path.log_density(1, z).dtype == torch.float64
+    learned = LearnedPath(BASE.log_prob, single, T=2)
+    torch.testing.assert_close(learned.log_density(1, z[:1]), same.log_density(1, z[:1]), rtol=1e-6, atol=0)
+    assert adaptive_alphas(BASE, single, HMC(0.5), 100, generator=generator)[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        GeometricPath(log_normal, lambda z: log_normal(z, 1.0), linear_alphas(2)),
+        AmortisedPath(log_normal, log_normal, log_normal, linear_alphas(2)),
+    ],
+    ids=["geometric", "amortised"],
+)
+def test_alphas_stay_fractions_at_integer_points(path):
+    z = torch.tensor([[2, 3], [0, -1]])
+    torch.testing.assert_close(path.log_density(1, z), path.log_density(1, z.double()), check_dtype=False)
+    zs = torch.stack([z, z])
+    torch.testing.assert_close(path.log_ladder(zs), path.log_ladder(zs.double()), check_dtype=False)
 
 
 def test_steps_are_tuned_on_a_bounded_target(generator):
