@@ -136,11 +136,12 @@ def test_autoregressive_steps_start_near_the_identity(generator):
     assert (moved - z).abs().max() < 0.1 and log_det.abs().max() < 0.5
 
 
-def test_a_latent_of_one_dimension_has_a_flow(generator):
-    kernel = autoregressive(1, 8, context_dim=2)
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_a_latent_of_one_dimension_has_a_flow(context_dim, generator):
+    kernel = autoregressive(1, 8, context_dim=context_dim)
     z, context = torch.randn(5, 1, generator=generator), torch.randn(5, 2, generator=generator)
     moved, log_det = kernel(z, None, context)
-    assert moved.shape == (5, 1) and log_det.shape == (5,)
+    assert moved.shape == (5, 1) and log_det.shape == (5,) and (moved - z).abs().max() < 0.2
     torch.testing.assert_close(kernel.reverse(moved, None, context)[0], z)
 
 

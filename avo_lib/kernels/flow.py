@@ -144,7 +144,8 @@ def autoregressive(dim: int, hidden: int, *, context_dim: int = 0, reverse: bool
         hidden_features=(hidden, hidden),
         activation=nn.ELU,
     )
+    last = transform.hyper[-1] if hasattr(transform, "hyper") else transform.phi  # one coordinate alone has no network
     with torch.no_grad():
-        for parameter in transform.hyper[-1].parameters():
+        for parameter in last.parameters():
             parameter.mul_(START)
     return Flow(transform, conditional=context_dim > 0)
