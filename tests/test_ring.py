@@ -47,6 +47,12 @@ def test_the_modes_at_the_bottom_are_where_calculus_has_them(std):
     assert log_posterior.exp().sum() * 0.005 == pytest.approx(1, abs=1e-12)
 
 
+def test_the_posterior_of_data_in_single_precision(generator):
+    """As the model's own draws and latents are, by default."""
+    x = simulate((5,), 0.1, generator=generator).float()
+    assert torch.equal(posterior(x, line(), 0.1)[1], posterior(x.double(), line(), 0.1)[1])
+
+
 def test_the_posterior_is_bayes_rule_with_a_noise_that_varies(generator):
     z = line(101)
     std, x = 0.1 + torch.rand(101, generator=generator), torch.randn(3, 2, generator=generator)

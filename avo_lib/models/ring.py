@@ -114,7 +114,7 @@ def posterior(x: Tensor, z: Tensor, std: Tensor | float) -> tuple[Tensor, Tensor
     Returns:
         Log p(z|x) at the latents, ``(..., n, points)``, and log p(x), ``(..., n)``, in nats.
     """
-    std = torch.as_tensor(std, dtype=z.dtype)
+    x, std = x.to(z), torch.as_tensor(std, dtype=z.dtype)
     squares = x.square().sum(-1, keepdim=True) + 1 - 2 * x @ mean(z).T  # |x − mean|², as the mean has length one
     log_joint = log_normal(z) - LOG_2PI - 2 * std.log() - squares / (2 * std.square())
     log_p = log_joint.logsumexp(-1) + (z[1, 0] - z[0, 0]).log()
