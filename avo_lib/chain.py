@@ -43,7 +43,7 @@ class Gaussian:
     """A diagonal Gaussian proposal.
 
     Attributes:
-        mean: Mean ``(..., dim)``.
+        mean: Mean ``(..., dim)``; a ValueError if it holds whole numbers, which no draw is.
         std: Standard deviation ``(..., dim)``; a ValueError if both are numbers ``()``, which have no last axis.
 
     >>> z, log_q = Gaussian(torch.zeros(3, 2), torch.ones(3, 2)).sample((5,))
@@ -58,6 +58,8 @@ class Gaussian:
         """Refuse points without an axis: of a hundred draws in one dimension it would make one in a hundred."""
         if self.mean.dim() == self.std.dim() == 0:
             raise ValueError("a Gaussian needs a last axis, even in one dimension: torch.tensor([mean]), not shape ()")
+        if not self.mean.is_floating_point():
+            raise ValueError(f"a Gaussian's mean must be floating-point numbers, not {self.mean.dtype}: mean.float()")
 
     def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
         """Reparameterised draws and their log densities."""
@@ -79,8 +81,7 @@ class Drawn:
         distribution: With ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw; wrap a
             distribution of independent coordinates in ``torch.distributions.Independent``. Its draws come from the
             global random state: a generator (of several the first) seeds the CPU's alone for the time of the draw.
-            If its draws carry no gradient, as without ``rsample``, its parameters learn from objectives of balance
-            (:mod:`avo_lib.balance`), and from no other.
+            If draws carry no gradient, as without ``rsample``, its parameters learn by :mod:`avo_lib.balance` alone.
 
     >>> from torch.distributions import MultivariateNormal
     >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))

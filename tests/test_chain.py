@@ -102,6 +102,12 @@ def test_a_gaussian_without_an_axis_is_refused():
         Gaussian(torch.tensor(0.0), torch.tensor(1.0))
 
 
+def test_a_gaussian_around_whole_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"floating-point numbers, not torch\.int64: mean\.float\(\)"):
+        Gaussian(torch.tensor([0, 1]), torch.ones(2))
+    assert Gaussian(torch.zeros(2), torch.tensor([1, 2])).sample((3,))[0].shape == (3, 2)
+
+
 @pytest.mark.parametrize("T, detach", [(3, 4), (3, -1), (1, 3)])
 def test_steps_that_do_not_exist_are_not_held(T, detach):
     """From step 2 on, a chain of one step learns as a whole; where nothing is held, AVO would be the ELBO."""
