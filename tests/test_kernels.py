@@ -148,6 +148,14 @@ def test_initialisation(std, gate, generator):
     assert bool((operator.heads.shift[..., 2:4] == gate).all())
 
 
+@pytest.mark.parametrize(
+    "start", [{"std_init": 0.0}, {"std_init": 1000.0}, {"std_init": math.nan}, {"gate_bias": math.nan}]
+)
+def test_starts_that_no_gated_kernel_has_are_refused(start):
+    with pytest.raises(ValueError, match="need 0 < std_init < 700 and a finite gate_bias"):
+        GatedKernel(2, 8, **start)
+
+
 def test_a_batch_of_kernels_is_many_kernels(generator):
     """Independent copies along a leading axis give what each gives alone."""
     batched = GatedKernel(2, 8, batch=(3,))

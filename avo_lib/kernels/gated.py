@@ -120,6 +120,9 @@ class GatedKernel(nn.Module):
         gate_bias: Bias of the gate at the start; sigmoid(-1) is about 0.27.
         batch: Leading axes of independent copies, e.g. ``(seeds,)``: one batched run trains them all.
 
+    Raises:
+        ValueError: If ``std_init`` is not between 0 and 700, or ``gate_bias`` is not finite.
+
     >>> kernel = GatedKernel(dim=2, hidden=8)
     >>> z, log_ratio = kernel(torch.zeros(5, 2), None, None)
     >>> z.shape, log_ratio.shape
@@ -139,6 +142,8 @@ class GatedKernel(nn.Module):
         batch: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
+        if not 0 < std_init < 700 or not math.isfinite(gate_bias):  # above, its softplus has no inverse in float64
+            raise ValueError(f"need 0 < std_init < 700 and a finite gate_bias, got {std_init} and {gate_bias}")
         act = activation or nn.ReLU()
         args = (dim, hidden, context_dim, conditioning, act, std_init, gate_bias, batch)
         self.q, self.r = GatedGaussian(*args), GatedGaussian(*args)
