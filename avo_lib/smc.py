@@ -229,14 +229,14 @@ def adaptive_alphas(
             some, none = int(slope.isfinite().sum()), int((slope == -torch.inf).sum())
             if not some or some + none < samples:
                 raise ValueError(
-                    f"log_fT is finite at {some} and -inf at {none} of {samples} pilot points: give no NaN or +inf and "
-                    "a base that reaches where it is finite"
+                    f"at {samples} pilot points log_fT is finite {some} and -inf {none} times: need one, and no NaN"
                 )
-            low, high = alphas[-1], 1.0
-            enough = lambda alpha: conditional_ess(log_w, (alpha - alphas[-1]) * slope) >= share * samples  # noqa: B023, E731
-            for _ in range(0 if enough(1.0) else HALVINGS):
+            least, low, high = share * samples, alphas[-1], 1.0
+            whole = conditional_ess(log_w, (high - low) * slope) >= least
+            for _ in range(0 if whole else HALVINGS):
                 middle = (low + high) / 2
-                low, high = (middle, high) if enough(middle) else (low, middle)
+                enough = conditional_ess(log_w, (middle - alphas[-1]) * slope) >= least
+                low, high = (middle, high) if enough else (low, middle)
             # The upper end: where f_T vanishes at many points no step is small enough, and yet one must be made.
             log_w = log_w + (high - alphas[-1]) * slope
             alphas.append(high)
