@@ -112,6 +112,16 @@ def test_one_set_of_weights_serves_every_order(generator):
     assert all("mask" not in name and "order" not in name for name in first.state_dict())
 
 
+def test_another_order_is_another_model():
+    """No weights tell it, and a checkpoint compares what a model's repr says."""
+    model = wild((3, 3), (3, 1), ORDERS["random"])
+    own = repr(model)
+    model.reorder(range(9))
+    assert repr(model) != own and "windows=(3, 1), order=row by row" in repr(model)
+    model.reorder(range(8, -1, -1))
+    assert "row by row" not in repr(model) and len(model.extra_repr()) < 60
+
+
 def test_windows_of_one_see_no_pixel(generator):
     """The plain decoder is a special case: independent pixels given z, whatever the order."""
     model = wild((3, 3), (1, 1, 1), s_curve)

@@ -8,6 +8,7 @@ set of weights serves every order.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -143,6 +144,12 @@ class MaskedBernoulli(Bernoulli):
             mask = patch_mask(order, self.height, self.width, window, itself=i > 0).to(self.last.weight)
             self.register_buffer(f"mask{i}", mask, persistent=False)
         self.register_buffer("order", torch.as_tensor(order), persistent=False)
+
+    def extra_repr(self) -> str:
+        """Windows and order, which no weights tell: a checkpoint knows another model by them."""
+        order = self.order.tolist()
+        own = "row by row" if order == sorted(order) else hashlib.sha256(repr(order).encode()).hexdigest()[:8]
+        return f"windows={self.windows}, order={own}"
 
     def logits(self, x: Tensor, given: Tensor) -> Tensor:
         """Log odds of each pixel given those before it.
