@@ -8,7 +8,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from inspect import unwrap
 from pathlib import Path
+from reprlib import recursive_repr
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,6 +21,8 @@ from torch import Tensor, nn
 from avo_lib.files import write_atomically
 
 SEAL = hashlib.sha256().digest_size
+MANY = 1000
+"""Numbers beyond which a tensor in a setting is told by its digest."""
 
 
 @dataclass
@@ -58,8 +64,38 @@ def settled(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
+def settings(value: Any) -> dict[str, Any]:
+    """What something that is called was made with: its attributes, arguments bound to it, what a function closes over.
+
+    >>> settings(partial(round, ndigits=2))
+    {'function': <built-in function round>, 'arguments': (), 'keywords': {'ndigits': 2}}
+    """
+    if isinstance(value, partial):
+        return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
+    if not isinstance(value, FunctionType):
+        common = vars(nn.Module()) if isinstance(value, nn.Module) else {}
+        return {name: one for name, one in getattr(value, "__dict__", {}).items() if name not in common}
+    closed = {"closure": [cell.cell_contents for cell in value.__closure__ or ()]}
+    given = {"arguments": value.__defaults__, "keywords": value.__kwdefaults__}
+    return {name: one for name, one in (given | closed).items() if one}
+
+
+def numbers(array: Any) -> Any:
+    """A tensor or numpy's as Python's numbers; a parameter, which learns, by its shape alone, and a large tensor short.
+
+    >>> numbers(torch.ones(2)), numbers(nn.Parameter(torch.ones(2)))
+    ([1.0, 1.0], 'parameter (2,)')
+    """
+    if isinstance(array, nn.Parameter):
+        return f"parameter {tuple(array.shape)}"
+    return digest(array) if isinstance(array, Tensor) and array.numel() > MANY else array.tolist()
+
+
+@recursive_repr("...")
 def by_value(setting: Any) -> str:
     """What tells a setting from another, whatever types it is written in.
+
+    An object that is called is told by what it was made with (:func:`settings`), not by what its code does.
 
     >>> by_value((0.0, 1e-3)) == by_value([0, 1e-3])
     True
@@ -67,15 +103,25 @@ def by_value(setting: Any) -> str:
     if isinstance(setting, type):
         return repr(setting)
     if hasattr(setting, "tolist"):  # numpy's numbers and arrays, and tensors
-        setting = setting.tolist()
-    if isinstance(setting, dict):
-        setting = sorted(setting.items(), key=repr)
+        setting = numbers(setting)
+    if isinstance(setting, dict | set | frozenset):
+        setting = sorted(setting.items() if isinstance(setting, dict) else setting, key=repr)
     if isinstance(setting, list | tuple):
         return f"[{', '.join(map(by_value, setting))}]"
     if is_dataclass(setting):
-        options = (f"{item.name}={by_value(getattr(setting, item.name))}" for item in fields(setting))
-        return f"{type(setting).__name__}({', '.join(options)})"
-    return settled(int(setting) if isinstance(setting, float) and setting.is_integer() else setting)
+        return _called(type(setting).__name__, {item.name: getattr(setting, item.name) for item in fields(setting)})
+    if isinstance(setting, partial):
+        return _called("partial", settings(setting))
+    if isinstance(setting, FunctionType):
+        setting = unwrap(setting)  # of torch.compile and the like, which close over their own machinery
+    told = settled(int(setting) if isinstance(setting, float) and setting.is_integer() else setting)
+    shown: Any = type(setting).__repr__
+    silent = shown in (object.__repr__, nn.Module.__repr__, FunctionType.__repr__)
+    return _called(told, hidden) if silent and (hidden := settings(setting)) else told
+
+
+def _called(name: str, options: dict[str, Any]) -> str:
+    return f"{name}({', '.join(f'{option}={by_value(value)}' for option, value in options.items())})"
 
 
 class Checkpoint:
@@ -88,7 +134,8 @@ class Checkpoint:
         generator: Source of all the run's noise; on the model's device.
         run: Where the run is.
         configs: Dataclasses whose fields must agree for a run to be the same run.
-        others: What else must agree. The device does too, because its random streams are its own.
+        others: What else must agree. The device does too, because its random streams are its own, and the model's
+            ``repr``: whatever else makes a layer should stand in its ``extra_repr``.
     """
 
     def __init__(
@@ -103,11 +150,14 @@ class Checkpoint:
     ) -> None:
         self.file, self.run = folder / "checkpoint.pt", run
         self.model, self.optimiser, self.generator = model, optimiser, generator
-        options = [(item, config) for config in configs for item in fields(config)]
-        self.defaults = {item.name: by_value(item.default) for item, _ in options}
-        self.identity = {item.name: by_value(getattr(config, item.name)) for item, config in options}
-        self.identity |= {name: by_value(value) for name, value in (others | {"device": generator.device.type}).items()}
-        self.identity["layers of the model"] = hashlib.sha256(by_value(model).encode()).hexdigest()[:16]
+        self.defaults: dict[str, str] = {}
+        self.identity = {name: by_value(value) for name, value in (others | {"device": generator.device.type}).items()}
+        for config in configs:
+            for item in fields(config):  # a name that is taken is kept apart
+                name = f"{type(config).__name__}.{item.name}" if item.name in self.identity else item.name
+                self.identity[name] = by_value(getattr(config, item.name))
+                self.defaults[name] = by_value(item.default)
+        self.identity["layers of the model"] = hashlib.sha256(settled(model).encode()).hexdigest()[:16]
 
     def save(self) -> None:
         """Write it; whatever was there stays until the new one is complete."""

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -296,6 +297,30 @@ def test_settings_are_compared_by_their_values(uninterrupted, tmp_path, cut_powe
     assert_same_run(train(OBJECTIVES["avo"], folder=tmp_path), uninterrupted["avo"])
 
 
+class Tempered:
+    """An objective as users write it, without a repr of its own."""
+
+    def __init__(self, w):
+        self.w = w
+
+    def __call__(self, *args, **kwargs):
+        return self.w * ELBO()(*args, **kwargs)
+
+
+class TemperedModule(torch.nn.Module):
+    def __init__(self, w):
+        super().__init__()
+        self.w = w
+
+
+def tempered(w):
+    return lambda *args, **kwargs: w * ELBO()(*args, **kwargs)
+
+
+itself = Tempered(1)
+itself.w = itself
+
+
 @pytest.mark.parametrize(
     "one, other, equal",
     [
@@ -311,10 +336,53 @@ def test_settings_are_compared_by_their_values(uninterrupted, tmp_path, cut_powe
         ("0", 0, False),
         (None, 0, False),
         (np.float32, np.float64, False),
+        ({"a", "b"}, {"b", "a"}, True),
+        (Tempered(1), Tempered(1.0), True),
+        (Tempered(1), Tempered(100), False),
+        ([Tempered(1)], [Tempered(100)], False),
+        (TemperedModule(1), TemperedModule(1.0), True),
+        (TemperedModule(1), TemperedModule(100), False),
+        (partial(ELBO, Tempered(1)), partial(ELBO, Tempered(1)), True),
+        (partial(ELBO, Tempered(1)), partial(ELBO, Tempered(100)), False),
+        (partial(ELBO, beta=1), partial(IWAE, beta=1), False),
+        (tempered(1), tempered(1.0), True),
+        (tempered(1), tempered(100), False),
+        (lambda w=1: w, lambda w=2: w, False),
+        (torch.compile(IWAE(5)), torch.compile(IWAE(6)), False),
+        (torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.ones(2)), True),
+        (torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3)), False),
+        (torch.zeros(2000), torch.ones(2000), False),
+        (itself, itself, True),
     ],
 )
 def test_a_setting_is_its_value(one, other, equal):
     assert (by_value(one) == by_value(other)) == equal
+
+
+@dataclasses.dataclass
+class Own:
+    """A configuration of a user's model, some of whose names are those of the training too."""
+
+    lr: float = 7.0
+    seed: int = 1
+
+
+@pytest.mark.parametrize(
+    ("own", "changes", "message"),
+    [
+        (Own(), {"lr": 0.5}, r"\(lr was 0\.001, is 0\.5\)"),
+        (Own(lr=8.0), {}, r"\(Own\.lr was 7, is 8\)"),
+        (Own(seed=2), {}, r"\(Own\.seed was 1, is 2\)"),
+        (Own(), {"objective": Tempered(100)}, r"\(objective was .*Tempered.*\(w=1\), is .*\(w=100\)\)"),
+    ],
+)
+def test_no_name_hides_another(own, changes, message, tmp_path):
+    model, x, config = Shift(), torch.zeros(4, 1), TrainConfig(epochs=1, objective=Tempered(1))
+    model.config = Own()
+    fit(model, Dataset(x, x), config, device="cpu", folder=tmp_path)
+    model.config = own
+    with pytest.raises(ValueError, match=message):
+        fit(model, Dataset(x, x), dataclasses.replace(config, **changes), device="cpu", folder=tmp_path)
 
 
 def test_a_checkpoint_from_before_an_option_had_its_default(tmp_path, uninterrupted, cut_power, monkeypatch):
