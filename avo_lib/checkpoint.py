@@ -65,11 +65,13 @@ def settled(value: Any) -> str:
 
 
 def settings(value: Any) -> dict[str, Any]:
-    """What something that is called was made with: its attributes, arguments bound to it, what a function closes over.
+    """What something was made with: its fields or attributes, arguments bound to it, what a function closes over.
 
     >>> settings(partial(round, ndigits=2))
     {'function': <built-in function round>, 'arguments': (), 'keywords': {'ndigits': 2}}
     """
+    if is_dataclass(value):
+        return {item.name: getattr(value, item.name) for item in fields(value)}
     if isinstance(value, partial):
         return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
     if not isinstance(value, FunctionType):
@@ -77,7 +79,7 @@ def settings(value: Any) -> dict[str, Any]:
         return {name: one for name, one in getattr(value, "__dict__", {}).items() if name not in common}
     closed = {"closure": [cell.cell_contents for cell in value.__closure__ or ()]}
     given = {"arguments": value.__defaults__, "keywords": value.__kwdefaults__}
-    return {name: one for name, one in (given | closed).items() if one}
+    return vars(value) | {name: one for name, one in (given | closed).items() if one}
 
 
 def numbers(array: Any) -> Any:
@@ -109,7 +111,7 @@ def by_value(setting: Any) -> str:
     if isinstance(setting, list | tuple):
         return f"[{', '.join(map(by_value, setting))}]"
     if is_dataclass(setting):
-        return _called(type(setting).__name__, {item.name: getattr(setting, item.name) for item in fields(setting)})
+        return _called(type(setting).__name__, settings(setting))
     if isinstance(setting, partial):
         return _called("partial", settings(setting))
     if isinstance(setting, FunctionType):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import unwrap
 from operator import index
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avo_lib.checkpoint import Checkpoint, Progress, digest, settled
+from avo_lib.checkpoint import Checkpoint, Progress, by_value, digest, numbers, settings, settled
 from avo_lib.checks import check_counts, check_positive
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
@@ -52,9 +53,13 @@ class TrainConfig:
     patience: int | None = None
 
     def described(self) -> dict[str, Any]:
-        """The settings as plain values, for results."""
-        name = getattr(self.objective, "__qualname__", type(self.objective).__name__)  # a function has its own
-        return asdict(self) | {"beta": settled(self.beta), "objective": {"name": name, **vars(self.objective)}}
+        """The settings as plain values, for results; the objective with what it was made with."""
+        objective = unwrap(self.objective)
+        name = getattr(objective, "__qualname__", type(objective).__name__)  # a function has its own
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)} | {
+            "beta": settled(self.beta) if is_dataclass(self.beta) else by_value(self.beta),
+            "objective": {"name": name, **_plain(settings(objective))},
+        }
 
     def __post_init__(self) -> None:
         """Take numpy's numbers for Python's, and refuse what cannot be trained."""
@@ -165,6 +170,19 @@ def fit(
     model.load_state_dict(run.best_weights)
     model.eval()
     return run
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it."""
+    if hasattr(value, "tolist"):
+        return numbers(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"name": type(value).__name__, **_plain(settings(value))}
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    return value if value is None or isinstance(value, str | int | float) else by_value(value)
 
 
 def _try(model: nn.Module, x: Tensor) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from avo_lib import training
+from avo_lib.balance import LogVariance, TrajectoryBalance, Widened
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.checkpoint import SEAL, by_value, seal
 from avo_lib.data import Dataset
@@ -705,6 +706,31 @@ def test_functions_are_known_by_their_names(part, tmp_path, cut_power):
         train(configs[0], folder=tmp_path)
     cut_power(1000)
     assert train(configs[1], folder=tmp_path)[1].epoch == 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tempered,
+        Tempered,
+        TemperedModule,
+        lambda w: partial(tempered, w),
+        lambda w: partial(tempered, w=torch.tensor(w)),
+        lambda w: LogVariance(5, Widened(w)),
+        lambda w: TrajectoryBalance(torch.tensor(w)),
+    ],
+    ids="closure|object|module|partial|partial of a tensor|dataclass in it|tensor in it".split("|"),
+)
+def test_a_result_tells_all_settings_of_its_objective(make):
+    one, same, other = (json.dumps(TrainConfig(epochs=1, objective=make(w)).described()) for w in (1.0, 1.0, 2.0))
+    assert one == same != other
+
+
+def test_a_result_tells_an_objective_by_plain_values():
+    found = TrainConfig(epochs=1, objective=LogVariance(5, Widened(0.1))).described()["objective"]
+    assert found == {"name": "LogVariance", "samples": 5, "behaviour": {"name": "Widened", "std": 0.1}}
+    learned = TrajectoryBalance(torch.nn.Parameter(torch.zeros(())))  # its value changes while it is trained
+    assert TrainConfig(epochs=1, objective=learned).described()["objective"]["log_z"] == "parameter ()"
 
 
 def test_a_finished_run_shows_no_weights(uninterrupted):
