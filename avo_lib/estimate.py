@@ -83,6 +83,16 @@ class Bracket:
         return self.upper.value - self.lower.value
 
 
+def check_enough(number: int, what: str = "draws", least: int = 2) -> None:
+    """Refuse too few draws for a standard error; ask before what is costly.
+
+    Raises:
+        ValueError: If there are fewer than ``least``.
+    """
+    if number < least:
+        raise ValueError(f"a standard error needs at least two {what}, not {number}: take more samples or more data")
+
+
 def mean(samples: Tensor, kind: Kind) -> Estimate:
     """The mean of independent draws, with its standard error.
 
@@ -96,8 +106,7 @@ def mean(samples: Tensor, kind: Kind) -> Estimate:
     Raises:
         ValueError: If there are fewer than two draws.
     """
-    if samples.numel() < 2:
-        raise ValueError(f"a standard error needs at least two draws, not {samples.numel()}")
+    check_enough(samples.numel())
     return Estimate(samples.mean().item(), samples.std().item() / math.sqrt(samples.numel()), kind)
 
 
@@ -120,8 +129,7 @@ def log_mean(log_w: Tensor, kind: Kind = "lower") -> Estimate:
     if log_w.dim() > 1 and log_w[0].numel() > 1:
         return mean(log_mean_exp(log_w), kind)
     log_w = log_w.flatten()
-    if log_w.numel() < 2:
-        raise ValueError(f"a standard error needs at least two weights, not {log_w.numel()}")
+    check_enough(log_w.numel(), "weights")
     value = log_mean_exp(log_w)
     relative = (log_w - value).exp()
     return Estimate(value.item(), relative.std().item() / math.sqrt(log_w.numel()), kind)

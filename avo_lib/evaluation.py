@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from avo_lib import estimate
+from avo_lib.annealing import anneal
 from avo_lib.chain import Chain, Trajectory
+from avo_lib.checks import check_count
 from avo_lib.estimate import Bracket, Estimate
-from avo_lib.kernels import MetropolisKernel
-from avo_lib.numerics import Noise, check_axes, effective_sample_size, log_mean_exp
+from avo_lib.numerics import Noise, effective_sample_size, log_mean_exp
 
 BLOCK = 100
 """Samples that share one generator; part of the definition of a result, so no option."""
@@ -51,21 +52,12 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> Annealing:
 
     Returns:
         The bound, the log weights, and what the kernels accepted.
+
+    Raises:
+        ValueError: If there are no samples, or one of one datum, which has no standard error: before log f is called.
     """
-    rates = []
-    with torch.no_grad():
-        z, log_q0 = chain.proposal.sample((samples,), generator=generator)
-        log_w = -check_axes("the proposal", log_q0, z)
-        for t, kernel in enumerate(chain.kernels, start=1):
-            if isinstance(kernel, MetropolisKernel):
-                z, log_ratio, rate = kernel.transition(z, chain.target(t), generator=generator)
-            else:
-                z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
-                rate = z.new_ones(())
-            log_w = log_w + check_axes(f"kernel {t}", log_ratio, z)
-            rates.append(rate.mean())
-        log_w = log_w + chain.target(len(chain.kernels))(z)
-    return Annealing(estimate.log_mean(log_w), log_w, torch.stack(rates) if rates else log_w.new_ones(0))
+    log_w, acceptance = anneal(chain, samples, least=2, generator=generator)
+    return Annealing(estimate.log_mean(log_w), log_w, acceptance)
 
 
 def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Estimate, Tensor]:
@@ -73,16 +65,18 @@ def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Es
 
     Args:
         chain: As for :func:`ais`.
-        z: Exact draws of f_T ``(samples, ..., dim)``; for a model ``z[None]`` of the z that made x. Else a ValueError.
+        z: Exact draws of f_T ``(samples, ..., dim)``; for a model ``z[None]`` of the z that made x. Else a ValueError,
+            and for one draw of one datum, which has no standard error.
         generator: Source of the noise.
 
     Returns:
         The estimate of log Z_T, an upper bound in expectation, and the log weights in nats.
     """
     with torch.no_grad():
-        axes = chain.proposal.sample((), generator=torch.Generator(z.device))[0].dim()
-        if z.dim() <= axes:
+        own = chain.proposal.sample((), generator=torch.Generator(z.device))[0]
+        if z.dim() <= own.dim():
             raise ValueError(f"z {tuple(z.shape)} lacks the axis of samples; one draw for each datum is z[None]")
+        estimate.check_enough(max(z[..., 0].numel(), len(z) * own[..., 0].numel()), "weights")
         log_w = chain.sample_reverse(z, generator=generator).log_w()
     return -estimate.log_mean(-log_w), log_w
 
@@ -99,7 +93,7 @@ def marginal_bounds(
     Args:
         chain: With learned kernels.
         trajectory: Drawn from it.
-        samples: The number K of reverse trajectories for each point, at least 1.
+        samples: The number K of reverse trajectories for each point, at least 1, or a ValueError.
         generator: Source of the noise.
 
     Returns:
@@ -120,15 +114,17 @@ def kl_sandwich(chain: Chain, log_z: float, points: int, samples: int = 100, *, 
     Args:
         chain: With learned kernels.
         log_z: The exact log Z_T in nats.
-        points: Trajectories at which the difference is averaged.
+        points: Trajectories at which the difference is averaged: of one datum at least two, or a ValueError.
         samples: Reverse trajectories for each; about 100 close the bracket to hundredths of a nat on toys.
         generator: Source of the noise.
 
     Returns:
         The bracket in nats.
     """
+    check_count("samples", samples)
     with torch.no_grad():
-        trajectory = chain.sample((points,), generator=generator)
+        trajectory = chain.sample((check_count("points", points),), generator=generator)
+    estimate.check_enough(trajectory.log_q0.numel(), "points")
     lower, upper = marginal_bounds(chain, trajectory, samples, generator=generator)
     return Bracket(estimate.mean(log_z - upper, "lower"), estimate.mean(log_z - lower, "upper"))
 
@@ -235,13 +231,14 @@ def average_bound(
 
     Args:
         model: Anything with ``chain(x)``; put it in evaluation mode first.
-        x: Binary images ``(images, pixels)``.
+        x: Binary images ``(images, pixels)``, at least two, or a ValueError.
         rows: Images at a time.
         generator: Source of the noise.
 
     Returns:
         The ELBO, and E log p(x|z_T) − ELBO, both in nats.
     """
+    estimate.check_enough(len(x), "images")
     with torch.no_grad():
         draws = [model.chain(part).sample(generator=generator) for part in x.split(rows)]
         log_w = torch.cat([draw.log_w() for draw in draws])

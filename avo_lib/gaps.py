@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avo_lib.annealing import anneal
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.checks import check_counts
-from avo_lib.evaluation import LatentVariableModel, ais, reverse_ais
+from avo_lib.evaluation import LatentVariableModel
 from avo_lib.kernels import HMC, tune_step_sizes
 from avo_lib.models.iterative import elbo_gradient, gaussian
 from avo_lib.numerics import log_mean_exp, log_normal
@@ -114,7 +115,7 @@ def measure_gaps(
         with torch.no_grad():
             u, log_q = chain.proposal.sample((config.draws,), generator=generator)
             local = (chain.target(config.T)(u) - log_q).mean(0)
-        found.append((bound, local, log_mean_exp(ais(chain, config.chains, generator=generator).log_w)))
+        found.append((bound, local, log_mean_exp(anneal(chain, config.chains, generator=generator)[0])))
     return Gaps(*(torch.cat(parts).double().cpu() for parts in zip(*found, strict=True)))
 
 
@@ -148,8 +149,9 @@ def measure_bracket(
     lam = fit_gaussians(log_f, _start(model, x, config, generator), config, generator)
     chain, (mean, log_std) = gaussian_chain(log_f, lam, kernels), lam.chunk(2, dim=-1)
     u = ((z - mean) / log_std.exp()).expand(config.chains, *z.shape)
-    above = -log_mean_exp(-reverse_ais(chain, u, generator=generator)[1])
-    below = log_mean_exp(ais(chain, config.chains, generator=generator).log_w)
+    with torch.no_grad():
+        above = -log_mean_exp(-chain.sample_reverse(u, generator=generator).log_w())
+    below = log_mean_exp(anneal(chain, config.chains, generator=generator)[0])
     return (above - below).double().cpu()
 
 

@@ -1,6 +1,7 @@
 """Bounds that order and close, likelihoods against quadrature."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -233,3 +234,40 @@ def test_one_image_has_the_error_of_its_weights(small_model, generator):
     assert 0.7 < off.std() < 1.4 and off.abs().mean() < 1.2
     with pytest.raises(ValueError, match="at least two draws"):
         _ = log_likelihood(small_model, x, 1, generator=generator).nll
+
+
+def refuses(z: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("log f was called")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda chain: ais(chain, 1),
+        lambda chain: ais(chain, 0),
+        lambda chain: ais(chain, 1.5),
+        lambda chain: reverse_ais(chain, torch.zeros(1, 2)),
+        lambda chain: reverse_ais(chain, torch.zeros(0, 2)),
+        lambda chain: reverse_ais(
+            replace(chain, proposal=Gaussian(torch.zeros(1, 2), torch.ones(1, 2))), torch.zeros(1, 1, 2)
+        ),
+        lambda chain: kl_sandwich(replace(chain, kernels=[GatedKernel(2, 4)]), 0.0, 1),
+        lambda chain: kl_sandwich(replace(chain, kernels=[GatedKernel(2, 4)]), 0.0, 2, 0),
+    ],
+)
+def test_where_no_error_can_be_had_nothing_is_computed(ask):
+    path = GeometricPath(refuses, refuses, linear_alphas(1))
+    with pytest.raises(ValueError, match=r"standard error needs at least two (weights|points)|at least 1, not"):
+        ask(Chain(Gaussian(torch.zeros(2), torch.ones(2)), [HMC(0.5)], path))
+
+
+def test_two_data_have_an_error_over_data():
+    base = Gaussian(torch.zeros(2, 3), torch.ones(2, 3))
+    chain = Chain(base, [HMC(0.5)], GeometricPath(base.log_prob, base.log_prob, linear_alphas(1)))
+    assert ais(chain, 1).log_z.stderr < 1e-9 and reverse_ais(chain, torch.zeros(1, 2, 3))[0].stderr < 1e-9
+
+
+def test_the_bound_of_one_image_is_refused_first(small_model, monkeypatch):
+    monkeypatch.setattr(VAE, "chain", refuses)
+    with pytest.raises(ValueError, match="at least two images, not 1"):
+        average_bound(small_model, torch.ones(1, 6))

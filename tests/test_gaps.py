@@ -142,6 +142,14 @@ def test_both_sides_meet_on_images_of_the_model(model, generator):
     assert measure_bracket(far, drawn, z, drawn[:10], coarse, generator=generator).mean() > 0.5
 
 
+def test_a_block_of_one_image_and_one_chain_is_measured(model, x, generator):
+    """Its weight has no standard error, and needs none."""
+    few = GapConfig(draws=5, steps=3, samples=2, chains=1, T=3, leapfrog_steps=1)
+    found = measure_gaps(model, x[:1].repeat(251, 1), x[:5], few, generator=generator)
+    assert found.log_p.shape == (251,) and found.log_p.isfinite().all()
+    assert measure_bracket(model, x[:1], torch.zeros(1, 2), x[:5], few, generator=generator).shape == (1,)
+
+
 def test_what_cannot_be_measured_is_refused(model, x):
     with pytest.raises(ValueError, match="must be even, not 3"):
         GapConfig(samples=3)
