@@ -117,7 +117,8 @@ def fit(
     folder = None if folder is None else Path(folder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _try(model.to(place), data.valid[:1].to(place))
-    if any(isinstance(part, nn.BatchNorm1d) for part in model.modules()) and len(data.train) % config.batch_size == 1:
+    alone = (len(data.train) - 1) % config.batch_size == 0
+    if alone and any(isinstance(part, nn.BatchNorm1d) for part in model.modules()):
         raise ValueError(
             f"{len(data.train)} images in batches of {config.batch_size} leave a last batch of one, which batch norm "
             "cannot normalise: choose another batch_size"
@@ -131,9 +132,13 @@ def fit(
         configs = (config, *([model.config] if is_dataclass(getattr(model, "config", None)) else []))
         checkpoint = Checkpoint(folder, model, optimiser, generator, run, configs, **what)
         checkpoint.restore()
-        checkpoint.save()  # an unwritable folder fails now, not in an hour
-
     train, valid = data.train.to(place), data.valid.to(place)
+    if run.step == 0:  # a folder of data that are refused would not take the mended ones
+        for part in [valid] if data.dynamic else [valid, train]:
+            for x in part.split(1000):
+                _try(model, x)
+    if checkpoint:
+        checkpoint.save()  # an unwritable folder fails now, not in an hour
     batches = math.ceil(len(train) / config.batch_size)
     bar = tqdm(total=config.epochs * batches, initial=run.step, unit="step", disable=None)
     started = saved = time.monotonic() - run.seconds

@@ -400,9 +400,10 @@ def test_a_checkpoint_from_before_an_option_had_its_default(tmp_path, uninterrup
     assert_same_run(train(OBJECTIVES["avo"], folder=tmp_path), uninterrupted["avo"])
 
 
-def test_a_last_batch_of_one_is_refused_under_batch_norm():
-    with pytest.raises(ValueError, match="60 images in batches of 59 leave a last batch of one"):
-        train(TrainConfig(epochs=1, batch_size=59))
+@pytest.mark.parametrize("size", [59, 1])
+def test_a_last_batch_of_one_is_refused_under_batch_norm(size):
+    with pytest.raises(ValueError, match=f"60 images in batches of {size} leave a last batch of one"):
+        train(TrainConfig(epochs=1, batch_size=size))
 
 
 def test_an_unwritable_folder_fails_before_the_first_step(tmp_path, cut_power):
@@ -574,6 +575,16 @@ def test_grey_pixels_are_refused():
     data = dataclasses.replace(tiny_data(dynamic=True), dynamic=False)
     with pytest.raises(ValueError, match=r"exactly 0 or 1.*binarise"):
         fit(new_model(), data, OBJECTIVES["elbo"], device="cpu")
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_one_grey_image_is_refused_before_the_folder_knows_the_data(part, tmp_path):
+    data = tiny_data(dynamic=False)
+    grey = getattr(data, part).clone()
+    grey[-1] = 0.5
+    with pytest.raises(ValueError, match=r"exactly 0 or 1.*[Bb]inarise"):
+        fit(new_model(), dataclasses.replace(data, **{part: grey}), OBJECTIVES["elbo"], device="cpu", folder=tmp_path)
+    assert fit(new_model(), data, OBJECTIVES["elbo"], device="cpu", folder=tmp_path).epoch == 3
 
 
 def test_images_of_another_size_are_refused():
