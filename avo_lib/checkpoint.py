@@ -173,7 +173,7 @@ class Checkpoint:
         """Go back to the saved state, if there is one.
 
         Raises:
-            ValueError: If the file is damaged, or of a run with other options; the message names them.
+            ValueError: If the file is damaged, or of a run with other options or parameters; the message names them.
         """
         if not self.file.is_file():
             return
@@ -185,7 +185,11 @@ class Checkpoint:
             # An option that came later had its default, which changes nothing.
             was = self.identity | self.defaults | saved["identity"]
             differing = [name for name, value in self.identity.items() if was[name] != value]
-            if not differing:
+            there, here = (
+                {name: tuple(part.shape) for name, part in state.items() if isinstance(part, Tensor)}
+                for state in (saved["model"], self.model.state_dict())
+            )
+            if not differing and there == here:
                 self.model.load_state_dict(saved["model"])
                 self.optimiser.load_state_dict(saved["optimiser"])
                 self.generator.set_state(saved["generator"].cpu())
@@ -197,4 +201,9 @@ class Checkpoint:
             changes = ", ".join(f"{name} was {was[name]}, is {self.identity[name]}" for name in differing)
             raise ValueError(
                 f"{self.file} belongs to another configuration ({changes}). Use another folder, or delete it"
+            )
+        if there != here:
+            (name, shape), *_ = there.items() - here.items() or here.items() - there.items()
+            raise ValueError(
+                f"{self.file} belongs to a model with other parameters: only one has {name} {shape}. Use another folder"
             )

@@ -246,7 +246,7 @@ def test_another_configuration_is_refused(name, was, now, change, tmp_path):
         lambda file: save([1, 2], file),
         lambda file: save({key: value for key, value in saved(file.parent).items() if key != "optimiser"}, file),
         lambda file: save(saved(file.parent) | {"identity": ["lr"]}, file),
-        lambda file: save(saved(file.parent) | {"model": {"weights": torch.zeros(2)}}, file),
+        lambda file: save(saved(file.parent) | {"model": [torch.zeros(2)]}, file),
         lambda file: save(saved(file.parent) | {"optimiser": {}}, file),
         lambda file: save(saved(file.parent) | {"generator": torch.zeros(3)}, file),
         lambda file: save(saved(file.parent) | {"run": 7}, file),
@@ -696,6 +696,41 @@ def test_a_checkpoint_of_other_networks_is_refused(decoder, tmp_path):
     fit(VAE(MODEL, decoder=own), tiny_data(), config, device="cpu", folder=str(tmp_path))
     with pytest.raises(ValueError, match=r"another configuration \(layers of the model was"):
         fit(VAE(MODEL, decoder=decoder), tiny_data(), config, device="cpu", folder=tmp_path)
+
+
+class Widths(torch.nn.Module):
+    """A layer that does not tell its size, as users write them."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(shape))
+
+    def forward(self, z):
+        return torch.zeros(len(z), 12) + self.weight.sum()
+
+
+@pytest.mark.parametrize(("was", "now"), [((3,), (5,)), ((3,), (3, 1)), ((), (1,))])
+def test_a_checkpoint_of_other_parameters_is_not_damaged(was, now, tmp_path):
+    config = dataclasses.replace(OBJECTIVES["elbo"], epochs=1)
+    fit(VAE(MODEL, decoder=Widths(*was)), tiny_data(), config, device="cpu", folder=tmp_path)
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    message = r"belongs to a model with other parameters: only one has decoder\.weight \(.*\. Use another folder$"
+    with pytest.raises(ValueError, match=message):
+        fit(VAE(MODEL, decoder=Widths(*now)), tiny_data(), config, device="cpu", folder=tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept
+
+
+class Balanced(Shift):
+    def __init__(self):
+        super().__init__()
+        self.log_z = torch.nn.Parameter(torch.zeros(()))
+
+
+def test_the_same_call_goes_on_though_its_objective_has_learned(tmp_path):
+    model, x = Balanced(), torch.zeros(4, 1)
+    config = TrainConfig(epochs=2, objective=TrajectoryBalance(model.log_z))
+    runs = [fit(model, Dataset(x, x), config, device="cpu", folder=tmp_path) for _ in range(2)]
+    assert model.log_z != 0 and runs[0].curve == runs[1].curve
 
 
 @pytest.mark.parametrize("part", ["objective", "beta"])
