@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -236,12 +237,14 @@ def average_bound(
         generator: Source of the noise.
 
     Returns:
-        The ELBO, and E log p(x|z_T) − ELBO, both in nats.
+        The ELBO, and E log p(x|z_T) − ELBO, both in nats. The latter is NaN where the path is that of an energy, such
+        as a :class:`GeometricPath <avo_lib.paths.GeometricPath>`: beta = 0 does not take the prior out of its log f_T.
     """
     estimate.check_enough(len(x), "images")
     with torch.no_grad():
         draws = [model.chain(part).sample(generator=generator) for part in x.split(rows)]
         log_w = torch.cat([draw.log_w() for draw in draws])
         log_likelihood_part = torch.cat([draw.log_w(beta=0.0) for draw in draws])
-    bound = estimate.mean(log_w, "lower")
-    return bound, log_likelihood_part.mean().item() - bound.value
+    bound, path = estimate.mean(log_w, "lower"), draws[0].path
+    energy = hasattr(getattr(path, "path", path), "log_fT")  # the path itself, or that of the positions
+    return bound, math.nan if energy else log_likelihood_part.mean().item() - bound.value

@@ -10,8 +10,10 @@ from exact import linear_gaussian_chain
 from avo_lib import estimate
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import BLOCK, ais, average_bound, kl_sandwich, log_likelihood, marginal_bounds, reverse_ais
-from avo_lib.kernels import HMC, GatedKernel, tune_step_sizes
+from avo_lib.kernels import HMC, GatedKernel, Underdamped, tune_step_sizes
 from avo_lib.models import VAE, VAEConfig
+from avo_lib.momentum import with_momentum
+from avo_lib.nested import LearnedPath
 from avo_lib.numerics import log_bernoulli, log_mean_exp, log_normal
 from avo_lib.objectives import avo, elbo
 from avo_lib.paths import AmortisedPath, GeometricPath, linear_alphas
@@ -265,6 +267,23 @@ def test_two_data_have_an_error_over_data():
     base = Gaussian(torch.zeros(2, 3), torch.ones(2, 3))
     chain = Chain(base, [HMC(0.5)], GeometricPath(base.log_prob, base.log_prob, linear_alphas(1)))
     assert ais(chain, 1).log_z.stderr < 1e-9 and reverse_ais(chain, torch.zeros(1, 2, 3))[0].stderr < 1e-9
+
+
+@pytest.mark.parametrize("path", ["geometric", "learned", "augmented"])
+def test_an_energy_has_no_divergence_of_its_own(path, generator):
+    """Of E log p(x, z) minus the ELBO a reader would think that it is one."""
+
+    class Energy:
+        def chain(self, x):
+            base = Gaussian(torch.zeros(len(x), 2), torch.ones(len(x), 2))
+            ends = base.log_prob, lambda z: base.log_prob(z) + log_bernoulli(x, z)
+            if path == "augmented":
+                return with_momentum(Chain(base, [Underdamped(0.1, 0.5)], GeometricPath(*ends, linear_alphas(1))))
+            either = LearnedPath(*ends, 1) if path == "learned" else GeometricPath(*ends, linear_alphas(1))
+            return Chain(base, [GatedKernel(2, 4)], either)
+
+    bound, kl = average_bound(Energy(), torch.ones(5, 2), generator=generator)
+    assert math.isnan(kl) and math.isfinite(bound.value)
 
 
 def test_the_bound_of_one_image_is_refused_first(small_model, monkeypatch):

@@ -30,6 +30,17 @@ def test_results_come_in_the_order_of_their_names(tmp_path):
     ]
 
 
+def test_a_result_without_a_divergence_is_read(tmp_path):
+    """As of a model whose path is that of an energy; see average_bound."""
+    write(tmp_path, "avo", 0, 90.0)
+    file = result_file("toy", "avo", 0, tmp_path)
+    result = json.loads(file.read_text())
+    del result["test"]["kl"]
+    file.write_text(json.dumps(result))
+    (row,) = table(load_results(tmp_path)).to_dict("records")
+    assert math.isnan(row["KL"]) and row["test NLL"] == 90.0
+
+
 def test_a_folder_without_results(tmp_path):
     assert load_results(tmp_path) == load_results(tmp_path / "missing") == []
 

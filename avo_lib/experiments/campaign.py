@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -103,7 +104,7 @@ def _bound(model: Any, images: torch.Tensor, dynamic: bool) -> dict[str, float]:
     generator = torch.Generator(where).manual_seed(EVALUATION_SEED)
     x = binarise(images.to(where), generator=generator) if dynamic else images.to(where)
     bound, kl = average_bound(model, x, generator=generator)
-    return {"elbo": bound.value, "kl": kl}
+    return {"elbo": bound.value} | ({} if math.isnan(kl) else {"kl": kl})
 
 
 def load_model(
