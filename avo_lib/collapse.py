@@ -20,7 +20,7 @@ from torch import Tensor
 from avo_lib import estimate
 from avo_lib.chain import Gaussian
 from avo_lib.estimate import Bracket
-from avo_lib.numerics import Noise, log_normal
+from avo_lib.numerics import Noise, log_normal, traced
 
 THRESHOLD = 0.01
 """Activity from which a unit counts as active (Burda et al. 2016, arXiv 1509.00519)."""
@@ -58,7 +58,7 @@ def activity(mean: Tensor, other: Tensor | None = None) -> Tensor:
         Activity of each unit ``(dim,)``, in squared units of z. With ``other`` it can fall below zero by chance.
 
     Raises:
-        ValueError: If there are fewer than two images, or if the halves differ in shape.
+        ValueError: If there are fewer than two images, the halves differ in shape, or a mean is not finite.
 
     >>> activity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).tolist()
     [2.0, 0.0]
@@ -68,7 +68,10 @@ def activity(mean: Tensor, other: Tensor | None = None) -> Tensor:
         raise ValueError(
             f"need means (images, dim) of at least two images, got {tuple(mean.shape)} and {tuple(other.shape)}"
         )
-    return ((mean - mean.mean(0)) * (other - other.mean(0))).sum(0) / (len(mean) - 1)
+    found = ((mean - mean.mean(0)) * (other - other.mean(0))).sum(0) / (len(mean) - 1)
+    if not traced() and bool(found.isnan().any()):
+        raise ValueError("a posterior mean is NaN or infinite: whether its unit is active cannot be said")
+    return found
 
 
 def active_units(mean: Tensor, other: Tensor | None = None, *, threshold: float = THRESHOLD) -> Tensor:
@@ -81,7 +84,12 @@ def active_units(mean: Tensor, other: Tensor | None = None, *, threshold: float 
 
     Returns:
         Booleans ``(dim,)``; their sum is the number of active units.
+
+    Raises:
+        ValueError: If the threshold is NaN, or as for :func:`activity`.
     """
+    if math.isnan(threshold):
+        raise ValueError("a threshold must be a number, not NaN: no unit would be active")
     return activity(mean, other) > threshold
 
 

@@ -115,5 +115,13 @@ def test_refusals():
         activity(torch.zeros(1, 3))
     with pytest.raises(ValueError, match="at least two images"):
         activity(torch.zeros(4, 3), torch.zeros(5, 3))
+    for spoilt in (math.nan, math.inf):
+        mean = torch.tensor([[1.0, spoilt], [-1.0, 0.0]])
+        with pytest.raises(ValueError, match="NaN or infinite: whether its unit is active cannot be said"):
+            active_units(mean)
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            activity(torch.zeros(2, 2), mean)
+    with pytest.raises(ValueError, match="a threshold must be a number, not NaN"):
+        active_units(torch.zeros(4, 3), threshold=math.nan)
     with pytest.raises(ValueError, match="at least three images"):
         mutual_information(Gaussian(torch.zeros(2, 1), torch.ones(2, 1)))
