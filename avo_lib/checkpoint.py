@@ -50,6 +50,14 @@ def digest(*tensors: Tensor) -> str:
     return found.hexdigest()[:16]
 
 
+def global_streams(device: torch.device) -> list[torch.Generator]:
+    """Torch's own streams, from which dropout on that device draws: it can be given no other."""
+    if device.type != "cuda":
+        return [torch.default_generator]
+    current = torch.cuda.current_device()  # which makes the streams, if need be
+    return [torch.default_generator, torch.cuda.default_generators[current if device.index is None else device.index]]
+
+
 def seal(payload: bytes) -> bytes:
     """What is written, after its SHA-256: a bit that has flipped is noticed."""
     return hashlib.sha256(payload).digest() + payload
@@ -133,7 +141,7 @@ class Checkpoint:
         folder: Where ``checkpoint.pt`` goes.
         model: Its weights are saved and restored in place, like the state of the next three.
         optimiser: Of the model.
-        generator: Source of all the run's noise; on the model's device.
+        generator: Source of the run's noise, on the model's device; the streams of dropout there are saved too.
         run: Where the run is.
         configs: Dataclasses whose fields must agree for a run to be the same run.
         others: What else must agree. The device does too, because its random streams are its own, and the model's
@@ -165,6 +173,7 @@ class Checkpoint:
         """Write it; whatever was there stays until the new one is complete."""
         parts = {name: getattr(self, name).state_dict() for name in ("model", "optimiser")}
         parts |= {"generator": self.generator.get_state(), "identity": self.identity, "run": vars(self.run)}
+        parts["streams"] = [stream.get_state() for stream in global_streams(self.generator.device)]
         buffer = io.BytesIO()
         torch.save(parts, buffer)
         write_atomically(self.file, seal(buffer.getvalue()))
@@ -193,6 +202,9 @@ class Checkpoint:
                 self.model.load_state_dict(saved["model"])
                 self.optimiser.load_state_dict(saved["optimiser"])
                 self.generator.set_state(saved["generator"].cpu())
+                streams = global_streams(self.generator.device)
+                for stream, state in zip(streams, saved.get("streams", []), strict=False):  # older files have none
+                    stream.set_state(state.cpu())
                 vars(self.run).update(saved["run"])
         except Exception as error:  # what torch.load may raise is not documented, and its messages fill a screen
             message = f"{self.file} is damaged or not a checkpoint of this library. Delete it to start anew"

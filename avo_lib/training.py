@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avo_lib.checkpoint import Checkpoint, Progress, by_value, digest, numbers, settings, settled
+from avo_lib.checkpoint import Checkpoint, Progress, by_value, digest, global_streams, numbers, settings, settled
 from avo_lib.checks import check_counts, check_positive
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
@@ -87,13 +87,15 @@ def fit(
     """Train a model, validate it after every epoch at beta = 1, and leave it with the best epoch's weights.
 
     With a folder the run is checkpointed (at every epoch, and at least every minute) and logged to ``log.json``. The
-    same call with the same folder goes on where it stopped, and ends bit-identical to a run never interrupted.
+    same call with the same folder goes on where it stopped, and ends bit-identical to a run never interrupted. Torch's
+    global streams, of which dropout draws, are seeded for the run and given back.
 
     Args:
-        model: Any module with ``chain(x)``; trained in place, left in evaluation mode.
+        model: Any module with ``chain(x)``; trained in place, left in evaluation mode. Its parameters alone learn: a
+            ``log_z`` of the objective that is not registered with the model stays where it is.
         data: Training and validation data.
         config: How to train.
-        seed: Of the order, the noise and the coin; the model's own initialisation is the caller's.
+        seed: Of the order, the noise, the coin and dropout; the model's own initialisation is the caller's.
         folder: For the checkpoint and the log; None keeps nothing.
         device: Torch device; by default a GPU if there is one.
         checkpoint_seconds: Time between checkpoints inside an epoch.
@@ -116,6 +118,24 @@ def fit(
         )
     folder = None if folder is None else Path(folder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    streams = global_streams(place)
+    states = [stream.get_state() for stream in streams]
+    try:
+        return _fit(model, data, config, seed, folder, place, checkpoint_seconds)
+    finally:
+        for stream, state in zip(streams, states, strict=True):
+            stream.set_state(state)
+
+
+def _fit(
+    model: nn.Module,
+    data: Dataset,
+    config: TrainConfig,
+    seed: int,
+    folder: Path | None,
+    place: torch.device,
+    checkpoint_seconds: float,
+) -> Progress:
     _try(model.to(place), data.valid[:1].to(place))
     alone = (len(data.train) - 1) % config.batch_size == 0
     if alone and any(isinstance(part, nn.BatchNorm1d) for part in model.modules()):
@@ -137,6 +157,8 @@ def fit(
         for part in [valid] if data.dynamic else [valid, train]:
             for x in part.split(1000):
                 _try(model, x)
+        for stream in global_streams(place):
+            stream.manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)  # not what the generator draws
     if checkpoint:
         checkpoint.save()  # an unwritable folder fails now, not in an hour
     batches = math.ceil(len(train) / config.batch_size)

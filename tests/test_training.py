@@ -198,6 +198,39 @@ def test_killed_while_it_writes_a_checkpoint_it_ends_the_same(uninterrupted, tmp
     assert_same_run(train(OBJECTIVES["avo"], folder=tmp_path, checkpoint_seconds=0), uninterrupted["avo"])
 
 
+def with_dropout(**kwargs) -> tuple[VAE, training.Progress]:
+    encoder = torch.nn.Sequential(new_model().encoder, torch.nn.Dropout(0.3))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        model = VAE(MODEL, encoder=encoder)
+    return model, fit(model, tiny_data(), OBJECTIVES["elbo"], seed=7, device="cpu", **kwargs)
+
+
+@pytest.mark.parametrize("cut", [0, BATCHES + 2])
+def test_dropout_is_seeded_and_goes_on_too(cut, tmp_path, cut_power, monkeypatch):
+    """It draws from torch's global stream alone, which the caller finds as it was."""
+    torch.manual_seed(1)
+    state, whole = torch.get_rng_state(), with_dropout()
+    assert torch.equal(torch.get_rng_state(), state)
+    with monkeypatch.context():
+        cut_power(cut)
+        with pytest.raises(PowerCut):
+            with_dropout(folder=tmp_path, checkpoint_seconds=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    cut_power(10**6)
+    torch.manual_seed(2)
+    assert_same_run(with_dropout(folder=tmp_path), whole)
+
+
+def test_a_checkpoint_from_before_dropout_was_seeded_goes_on(uninterrupted, tmp_path, cut_power):
+    cut_power(BATCHES + 1)
+    with pytest.raises(PowerCut):
+        train(OBJECTIVES["elbo"], folder=tmp_path)
+    save({name: part for name, part in saved(tmp_path).items() if name != "streams"}, tmp_path / "checkpoint.pt")
+    cut_power(10**6)
+    assert_same_run(train(OBJECTIVES["elbo"], folder=tmp_path), uninterrupted["elbo"])
+
+
 def test_a_finished_run_is_not_trained_again(uninterrupted, tmp_path, cut_power):
     train(OBJECTIVES["elbo"], folder=tmp_path)
     cut_power(0)
