@@ -18,7 +18,7 @@ def anneal(chain: Chain, samples: int, *, least: int = 1, generator: Noise = Non
     Args:
         chain: As for :func:`avo_lib.evaluation.ais`.
         samples: Independent chains; for each datum, if the proposal has several.
-        least: The fewest weights that serve, over all data. Fewer are refused before any log density is computed.
+        least: The fewest weights that serve, over all data. Fewer are refused before log f is called.
         generator: Source of the noise.
 
     Returns:
@@ -31,7 +31,8 @@ def anneal(chain: Chain, samples: int, *, least: int = 1, generator: Noise = Non
     with torch.no_grad():
         z, log_q0 = chain.proposal.sample((check_count("samples", samples),), generator=generator)
         log_w = -check_axes("the proposal", log_q0, z)
-        check_enough(log_w.numel(), "weights", least)
+        if 1 not in log_w.shape[1:]:  # else log f may have more data
+            check_enough(log_w.numel(), "weights", least)
         for t, kernel in enumerate(chain.kernels, start=1):
             if isinstance(kernel, MetropolisKernel):
                 z, log_ratio, rate = kernel.transition(z, chain.target(t), generator=generator)

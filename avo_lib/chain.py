@@ -81,7 +81,7 @@ class Drawn:
         distribution: With ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw; wrap a
             distribution of independent coordinates in ``torch.distributions.Independent``. Its draws come from the
             global random state: a generator (of several the first) seeds the CPU's alone for the time of the draw.
-            If draws carry no gradient, as without ``rsample``, its parameters learn by :mod:`avo_lib.balance` alone.
+            Without ``rsample`` neither they nor their log density carry a gradient: use :mod:`avo_lib.balance`.
 
     >>> from torch.distributions import MultivariateNormal
     >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))

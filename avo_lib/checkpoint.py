@@ -9,12 +9,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
-from inspect import unwrap
+from inspect import signature
 from pathlib import Path
 from reprlib import recursive_repr
-from types import FunctionType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -72,6 +73,11 @@ def settled(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
+def plainly(value: Any) -> Any:
+    """What ``torch.compile`` was given, which closes over its own machinery."""
+    return getattr(value, "_orig_mod", getattr(value, "_torchdynamo_orig_callable", value))
+
+
 def settings(value: Any) -> dict[str, Any]:
     """What something was made with: its fields or attributes, arguments bound to it, what a function closes over.
 
@@ -82,10 +88,11 @@ def settings(value: Any) -> dict[str, Any]:
         return {item.name: getattr(value, item.name) for item in fields(value)}
     if isinstance(value, partial):
         return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
-    if not isinstance(value, FunctionType):
-        common = vars(nn.Module()) if isinstance(value, nn.Module) else {}
-        return {name: one for name, one in getattr(value, "__dict__", {}).items() if name not in common}
-    closed = {"closure": [cell.cell_contents for cell in value.__closure__ or ()]}
+    if isinstance(value, MethodType):
+        return {"self": value.__self__}
+    if not isinstance(value, FunctionType):  # what it was made with, not what it has counted or kept since
+        return {name: vars(value)[name] for name in signature(type(value)).parameters if name in vars(value)}
+    closed = {"closure": [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]}
     given = {"arguments": value.__defaults__, "keywords": value.__kwdefaults__}
     return vars(value) | {name: one for name, one in (given | closed).items() if one}
 
@@ -98,7 +105,10 @@ def numbers(array: Any) -> Any:
     """
     if isinstance(array, nn.Parameter):
         return f"parameter {tuple(array.shape)}"
-    return digest(array) if isinstance(array, Tensor) and array.numel() > MANY else array.tolist()
+    array = array if isinstance(array, Tensor) else np.asarray(array)
+    if math.prod(array.shape) <= MANY:
+        return array.tolist()
+    return digest(array) if isinstance(array, Tensor) else hashlib.sha256(array.tobytes()).hexdigest()[:16]
 
 
 @recursive_repr("...")
@@ -122,16 +132,28 @@ def by_value(setting: Any) -> str:
         return _called(type(setting).__name__, settings(setting))
     if isinstance(setting, partial):
         return _called("partial", settings(setting))
-    if isinstance(setting, FunctionType):
-        setting = unwrap(setting)  # of torch.compile and the like, which close over their own machinery
+    setting = plainly(setting)
     told = settled(int(setting) if isinstance(setting, float) and setting.is_integer() else setting)
     shown: Any = type(setting).__repr__
-    silent = shown in (object.__repr__, nn.Module.__repr__, FunctionType.__repr__)
+    silent = shown in (object.__repr__, nn.Module.__repr__, FunctionType.__repr__, MethodType.__repr__)
     return _called(told, hidden) if silent and (hidden := settings(setting)) else told
 
 
 def _called(name: str, options: dict[str, Any]) -> str:
     return f"{name}({', '.join(f'{option}={by_value(value)}' for option, value in options.items())})"
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON can hold it."""
+    if hasattr(value, "tolist"):
+        return numbers(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"name": type(value).__name__, **plain(settings(value))}
+    if isinstance(value, dict):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(map(plain, value))
+    return value if value is None or isinstance(value, str | int | float) else by_value(value)
 
 
 class Checkpoint:
@@ -161,12 +183,14 @@ class Checkpoint:
         self.file, self.run = folder / "checkpoint.pt", run
         self.model, self.optimiser, self.generator = model, optimiser, generator
         self.defaults: dict[str, str] = {}
+        self.older: dict[str, str] = {}
         self.identity = {name: by_value(value) for name, value in (others | {"device": generator.device.type}).items()}
         for config in configs:
             for item in fields(config):  # a name that is taken is kept apart
                 name = f"{type(config).__name__}.{item.name}" if item.name in self.identity else item.name
                 self.identity[name] = by_value(getattr(config, item.name))
                 self.defaults[name] = by_value(item.default)
+                self.older[name] = settled(getattr(config, item.name))  # of files from before settings were told
         self.identity["layers of the model"] = hashlib.sha256(settled(model).encode()).hexdigest()[:16]
 
     def save(self) -> None:
@@ -193,7 +217,9 @@ class Checkpoint:
             saved = torch.load(io.BytesIO(content[SEAL:]), map_location=self.generator.device, weights_only=True)
             # An option that came later had its default, which changes nothing.
             was = self.identity | self.defaults | saved["identity"]
-            differing = [name for name, value in self.identity.items() if was[name] != value]
+            differing = [
+                name for name, value in self.identity.items() if was[name] not in (value, self.older.get(name))
+            ]
             there, here = (
                 {name: tuple(part.shape) for name, part in state.items() if isinstance(part, Tensor)}
                 for state in (saved["model"], self.model.state_dict())

@@ -77,7 +77,7 @@ class NoisyEncoder:
     def __post_init__(self) -> None:
         """Refuse noise that is none."""
         if not (0 <= self.std < math.inf and 0 <= self.flips < 1 and self.std + self.flips > 0):
-            raise ValueError(f"need std >= 0 and 0 <= flips < 1, not both 0, got {self.std} and {self.flips}")
+            raise ValueError(f"need a finite std >= 0 and 0 <= flips < 1, not both 0, got {self.std} and {self.flips}")
 
     def __call__(self, model: Any, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """See :class:`Objective`."""

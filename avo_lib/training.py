@@ -6,7 +6,6 @@ import json
 import math
 import time
 from dataclasses import dataclass, fields, is_dataclass
-from inspect import unwrap
 from operator import index
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avo_lib.checkpoint import Checkpoint, Progress, by_value, digest, global_streams, numbers, settings, settled
+from avo_lib.checkpoint import Checkpoint, Progress, by_value, digest, global_streams, plain, plainly, settings, settled
 from avo_lib.checks import check_counts, check_positive
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
@@ -54,11 +53,11 @@ class TrainConfig:
 
     def described(self) -> dict[str, Any]:
         """The settings as plain values, for results; the objective with what it was made with."""
-        objective = unwrap(self.objective)
+        objective = plainly(self.objective)
         name = getattr(objective, "__qualname__", type(objective).__name__)  # a function has its own
-        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)} | {
+        return {item.name: plain(getattr(self, item.name)) for item in fields(self)} | {
             "beta": settled(self.beta) if is_dataclass(self.beta) else by_value(self.beta),
-            "objective": {"name": name, **_plain(settings(objective))},
+            "objective": {"name": name, **plain(settings(objective))},
         }
 
     def __post_init__(self) -> None:
@@ -197,19 +196,6 @@ def _fit(
     model.load_state_dict(run.best_weights)
     model.eval()
     return run
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can hold it."""
-    if hasattr(value, "tolist"):
-        return numbers(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"name": type(value).__name__, **_plain(settings(value))}
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return (list if isinstance(value, list) else tuple)(map(_plain, value))
-    return value if value is None or isinstance(value, str | int | float) else by_value(value)
 
 
 def _try(model: nn.Module, x: Tensor) -> None:

@@ -248,18 +248,12 @@ def refuses(z: torch.Tensor) -> torch.Tensor:
         lambda chain: ais(chain, 1),
         lambda chain: ais(chain, 0),
         lambda chain: ais(chain, 1.5),
-        lambda chain: reverse_ais(chain, torch.zeros(1, 2)),
-        lambda chain: reverse_ais(chain, torch.zeros(0, 2)),
-        lambda chain: reverse_ais(
-            replace(chain, proposal=Gaussian(torch.zeros(1, 2), torch.ones(1, 2))), torch.zeros(1, 1, 2)
-        ),
-        lambda chain: kl_sandwich(replace(chain, kernels=[GatedKernel(2, 4)]), 0.0, 1),
         lambda chain: kl_sandwich(replace(chain, kernels=[GatedKernel(2, 4)]), 0.0, 2, 0),
     ],
 )
 def test_where_no_error_can_be_had_nothing_is_computed(ask):
     path = GeometricPath(refuses, refuses, linear_alphas(1))
-    with pytest.raises(ValueError, match=r"standard error needs at least two (weights|points)|at least 1, not"):
+    with pytest.raises(ValueError, match=r"standard error needs at least two weights|at least 1, not"):
         ask(Chain(Gaussian(torch.zeros(2), torch.ones(2)), [HMC(0.5)], path))
 
 

@@ -1,6 +1,7 @@
 """Training improves, resumes bit for bit, and stops when it must."""
 
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -815,3 +816,44 @@ def test_a_result_tells_an_objective_by_plain_values():
 def test_a_finished_run_shows_no_weights(uninterrupted):
     _, run = uninterrupted["elbo"]
     assert run.best_weights and "tensor" not in repr(run) and f"best_epoch={run.best_epoch}" in repr(run)
+
+
+class Baseline:
+    """An objective that keeps what it has seen."""
+
+    def __init__(self, weight):
+        self.weight, self.seen = weight, 0
+
+    def loss(self, model, x, *, beta=1.0, generator=None):
+        self.seen += 1
+        return self.weight * ELBO()(model, x, beta=beta, generator=generator)
+
+    __call__ = loss
+
+
+def weighted(weight):
+    def change(objective):
+        @functools.wraps(objective)
+        def changed(model, x, *, beta=1.0, generator=None):
+            return weight * objective(model, x, beta=beta, generator=generator)
+
+        return changed
+
+    return change
+
+
+def test_what_an_objective_has_counted_is_no_setting():
+    objective = Baseline(2.0)
+    before = by_value(objective)
+    objective.seen += 5
+    assert by_value(objective) == before != by_value(Baseline(3.0))
+
+
+def test_methods_and_decorated_objectives_tell_what_they_were_made_with():
+    assert by_value(Baseline(1.0).loss) != by_value(Baseline(2.0).loss)
+    assert by_value(weighted(1.0)(Baseline(1.0).loss)) != by_value(weighted(2.0)(Baseline(1.0).loss))
+
+
+def test_a_large_array_is_told_by_its_digest():
+    large = np.zeros((1000, 100))
+    assert len(by_value(large)) < 100 and by_value(large) != by_value(large + 1)
