@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from inspect import signature
@@ -22,8 +23,7 @@ from torch import Tensor, nn
 from avo_lib.files import write_atomically
 
 SEAL = hashlib.sha256().digest_size
-MANY = 1000
-"""Numbers beyond which a tensor in a setting is told by its digest."""
+MANY = 1000  # numbers, beyond which a tensor in a setting is told by its digest
 
 
 @dataclass
@@ -91,7 +91,10 @@ def settings(value: Any) -> dict[str, Any]:
     if isinstance(value, MethodType):
         return {"self": value.__self__}
     if not isinstance(value, FunctionType):  # what it was made with, not what it has counted or kept since
-        return {name: vars(value)[name] for name in signature(type(value)).parameters if name in vars(value)}
+        kept = getattr(value, "__dict__", {})
+        with suppress(ValueError):  # types written in C tell no arguments
+            kept = {name: kept[name] for name in signature(type(value)).parameters if name in kept}
+        return kept
     closed = {"closure": [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]}
     given = {"arguments": value.__defaults__, "keywords": value.__kwdefaults__}
     return vars(value) | {name: one for name, one in (given | closed).items() if one}

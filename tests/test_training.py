@@ -857,3 +857,17 @@ def test_methods_and_decorated_objectives_tell_what_they_were_made_with():
 def test_a_large_array_is_told_by_its_digest():
     large = np.zeros((1000, 100))
     assert len(by_value(large)) < 100 and by_value(large) != by_value(large + 1)
+
+
+class Slotted:
+    __slots__ = ("weight",)
+
+    def __init__(self, weight):
+        self.weight = weight
+
+
+@pytest.mark.parametrize(
+    "objective", [Slotted(1.0), functools.lru_cache(weighted), max], ids=["slots", "cache", "builtin"]
+)
+def test_an_objective_that_tells_nothing_is_still_described(objective):
+    assert json.dumps(TrainConfig(1, objective=objective).described()) and by_value(objective)
