@@ -178,6 +178,7 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
         "avo_proposal_features": _train(hvi, objective=encoder),
         "avo_proposal_features_wide": _train(_wide(hvi), objective=encoder),
         "avo_joint": _train(hvi, objective=AVO(0.2, joint=True)),
+        "avo_joint_wide": _train(_wide(hvi), objective=AVO(0.2, joint=True)),
         "avo_everything": _train(hvi, objective=everything),
         "avo_everything_wide": _train(_wide(hvi), objective=everything),
         "avo_everything_half_wide": _train(_wide(hvi), objective=half),
