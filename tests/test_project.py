@@ -179,6 +179,16 @@ def test_the_order_has_no_dead_entries():
     assert set(ORDER) == {found for found in names if not found.endswith("__init__")}
 
 
+def test_the_reference_documents_every_module_in_the_order_of_imports():
+    """All but the command line, which documents itself; models, a folder with one module for each model, stand as one."""
+    pages = [(ROOT / "book/reference" / page).read_text() for page in ("api.md", "experiments.md")]
+    documented = [unit(module) for page in pages for module in re.findall(r"automodule:: (\S+)", page)]
+    commands = {"experiments.commands", "experiments.toy_commands", "experiments.command_line", "__main__"}
+    assert list(dict.fromkeys(documented)) == [entry for entry in ORDER if entry not in commands]
+    models = {path.stem for path in MODULES if path.parent.name == "models"} - {"__init__"}
+    assert models == set(re.findall(r"automodule:: avo_lib\.models\.(\w+)", pages[0]))
+
+
 @every_module
 def test_no_file_is_long(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES

@@ -77,7 +77,7 @@ def test_no_table_has_a_row_of_its_own_for_the_names_of_its_rows(pages: list[Pat
 
 def test_types_in_the_api_are_no_prose(built_book: Path) -> None:
     """A colon in the first sentence of a variable or property makes what stands before it a type."""
-    page = (built_book / "book" / "reference" / "api.html").read_text(encoding="utf-8")
+    page = "".join((built_book / f"book/reference/{name}.html").read_text("utf-8") for name in ("api", "experiments"))
     fields = re.findall(r"<dt[^>]*>(?:Return type|Type)<.*?</dt>\s*<dd[^>]*>(.*?)</dd>", page, re.DOTALL)
     types = [words(field) for field in fields]
     assert len(types) > 100
