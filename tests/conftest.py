@@ -1,26 +1,16 @@
 """One thread, float64 and one generator for each test; the longest files first."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-# From the longest down, in processor time as measured; notebooks that are not named come next, then the rest.
-LONGEST = (
-    "tests/book/test_browser.py",
-    "tests/book/test_offline.py",
-    "tests/book/test_pdf.py",
-    "book/foundations/vae.ipynb",
-    "book/reference/your_own.ipynb",
-    "book/annealing/judging.ipynb",
-    "book/annealing/avo.ipynb",
-    "book/annealing/ais.ipynb",
-    "book/collapse/schedules.ipynb",
-    "book/experiments/mnist.ipynb",
-    "book/experiments/robustness.ipynb",
-    "book/experiments/fixed_pixels.ipynb",
-)
+ROOT = Path(__file__).resolve().parents[1]
+# The built book's tests wait for it and for a browser; then notebooks from the longest down, as measured, and the rest.
+FIRST = ("tests/book/test_browser.py", "tests/book/test_offline.py", "tests/book/test_pdf.py")
+SECONDS = {name: cost["seconds"] for name, cost in json.loads((ROOT / "results/times.json").read_text()).items()}
 
 
 def pytest_configure() -> None:
@@ -33,11 +23,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts by file only: workers take whole files in this order, and a long one that comes last is waited for."""
-    rank = {name: place for place, name in enumerate(LONGEST)}
 
-    def key(item: pytest.Item) -> int:
+    def key(item: pytest.Item) -> tuple[int, float]:
         name = item.nodeid.split("::")[0]
-        return rank.get(name, len(rank) + (not name.endswith(".ipynb")))
+        if name in FIRST:
+            return 0, FIRST.index(name)
+        notebook = name.removeprefix("book/").removesuffix(".ipynb")
+        return (1, -SECONDS.get(notebook, 0)) if name.endswith(".ipynb") else (2, 0)
 
     items.sort(key=key)
 
@@ -45,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def published():
     """What the book shows is no place for tests: a run in earnest would replace it, and look like it."""
-    folder = Path(__file__).parents[1] / "results"
+    folder = ROOT / "results"
 
     def stamps() -> dict[Path, int]:
         return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
