@@ -71,9 +71,10 @@ def iwae(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
 def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) -> Tensor:
     r"""The annealed variational objective, :math:`\sum_t \log v_t` with each :math:`z_{t-1}` held constant.
 
-    Step t then fits its own annealed target :math:`f_t` (Huang et al. 2018, arXiv 1809.01818, eq. 4). The value
-    telescopes to the ELBO's, log w on the same draws; only the gradients of the kernels before the last differ. A model
-    inside the path gets the ELBO's gradient, if no kernel uses log f; the proposal gets none, and learns in ELBO steps.
+    Step t then fits its own annealed target :math:`f_t` (Huang et al. 2018, arXiv 1809.01818, eq. 4). With the term of
+    the proposal, which is held constant too, the value telescopes to the ELBO's, log w on the same draws; only the
+    gradients of the kernels before the last differ. A model inside the path gets the ELBO's gradient, if no kernel uses
+    log f; the proposal gets none, and learns in ELBO steps.
 
     Args:
         trajectory: Drawn with ``detach=True``, of a chain with at least one kernel; with ``detach=2`` the proposal and
