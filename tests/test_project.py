@@ -180,7 +180,7 @@ def test_the_order_has_no_dead_entries():
 
 
 def test_the_reference_documents_every_module_in_the_order_of_imports():
-    """All but the command line, which documents itself; models, a folder with one module for each model, stand as one."""
+    """All but the command line, which documents itself; the folder of models counts as one entry of ORDER."""
     pages = [(ROOT / "book/reference" / page).read_text() for page in ("api.md", "experiments.md")]
     documented = [unit(module) for page in pages for module in re.findall(r"automodule:: (\S+)", page)]
     commands = {"experiments.commands", "experiments.toy_commands", "experiments.command_line", "__main__"}
