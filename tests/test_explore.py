@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 
 import ipywidgets as widgets
@@ -135,8 +136,16 @@ def test_what_the_picker_refuses():
         with pytest.raises(ValueError, match="1 to 4 methods"):
             picker(here, methods)
     figure, axes = plt.subplots()
-    with pytest.raises(ValueError, match="start alike"):
-        start_picker(axes, {"a": ("red", here), "b": ("blue", here + 1)}, name="n", alt="a")
+    for first, second, message in (
+        (here, here + 1, "start alike, and b does not"),
+        (here, here.expand(5, 2, 2), "start alike, and b does not"),
+        (here.expand(5, 2, 2), here.expand(3, 2, 2), "start alike, and b does not"),
+        (here, here[0], r"not \(2, 2\) of b"),
+        (here[:, :0], here, r"not \(1, 0, 2\) of a"),
+        (here, torch.tensor([[[0.0, 0.0], [math.nan, 0.0]]]), "not all points of b are finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start_picker(axes, {"a": ("red", first), "b": ("blue", second)}, name="n", alt="a")
     plt.close(figure)
     with pytest.raises(ValueError, match="kB of the page"):
         picker(torch.rand(200, 300, 2))

@@ -104,10 +104,12 @@ def _palette_png(figure: Figure) -> bytes:
 
 
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")  # lines differ without their colours too
+# Several may stand on a page: the form keeps their buttons apart, the style of one is that of all, and what is a
+# picker's own stands in its division. The enter key sends no form whose submit button is disabled.
 PICKER = """<style>
 .avo-starts {{ border: 0; margin: 0; padding: 0; }}
 .avo-starts legend {{ font-size: 1rem; }}
-.avo-starts > div {{ background: white; color-scheme: light; max-width: {width}px; position: relative; }}
+.avo-starts > div {{ background: white; color-scheme: light; position: relative; }}
 .avo-starts img {{ display: block; width: 100%; }}
 .avo-starts svg {{ inset: 0; pointer-events: none; position: absolute; }}
 .avo-starts g {{ display: none; fill: none; stroke-width: 2; }}
@@ -115,11 +117,12 @@ PICKER = """<style>
 {ways}
 {shown} {{ display: inline; }}
 </style>
-<fieldset class="avo-starts"><legend>{name}</legend><div>
+<form><button disabled hidden></button><fieldset class="avo-starts"><legend>{name}</legend>
+<div style="max-width: {width}px; {colours}">
 {inputs}
 <img alt="{alt}" src="data:image/png;base64,{picture}">
 <svg viewBox="0 0 {width} {height}" aria-hidden="true">{groups}</svg>
-</div></fieldset>"""
+</div></fieldset></form>"""
 
 
 def start_picker(axes: Axes, paths: Mapping[str, tuple[str, Tensor]], *, name: str, alt: str) -> widgets.HTML:
@@ -140,8 +143,8 @@ def start_picker(axes: Axes, paths: Mapping[str, tuple[str, Tensor]], *, name: s
         The widget; as the last line of a cell it is displayed.
 
     Raises:
-        ValueError: If there are no methods or more than four, if they do not start alike, or if all takes more than
-            250 kB of the page.
+        ValueError: If there are no methods or more than four, if their points have another shape, are not finite or do
+            not start alike, or if all takes more than 250 kB of the page.
 
     >>> import torch
     >>> figure, axes = plt.subplots(figsize=(2, 2))
@@ -152,8 +155,15 @@ def start_picker(axes: Axes, paths: Mapping[str, tuple[str, Tensor]], *, name: s
     True
     """
     lines = [points for _, points in paths.values()]
-    if not 1 <= len(lines) <= len(DASHES) or any((one[:, 0] != lines[0][:, 0]).any() for one in lines):
-        raise ValueError(f"start_picker takes 1 to {len(DASHES)} methods that start alike, not {len(lines)} such")
+    if not 1 <= len(lines) <= len(DASHES):
+        raise ValueError(f"start_picker takes 1 to {len(DASHES)} methods, not {len(lines)}")
+    for method, (_, points) in paths.items():
+        if points.dim() != 3 or points.shape[2] != 2 or not points.numel():
+            raise ValueError(f"start_picker takes points (starts, steps, 2), not {tuple(points.shape)} of {method}")
+        if not bool(points.isfinite().all()):
+            raise ValueError(f"not all points of {method} are finite: give only paths that stay so")
+        if not points[:, 0].equal(lines[0][:, 0]):
+            raise ValueError(f"start_picker takes methods that start alike, and {method} does not start as the first")
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.dpi = DPI
@@ -180,12 +190,12 @@ def start_picker(axes: Axes, paths: Mapping[str, tuple[str, Tensor]], *, name: s
             f"{' checked' if i == 0 else ''}>"
         )
         groups.append(f'<g class="avo-start-{i}">{"".join(drawn)}</g>')
-    styles = zip(paths.values(), DASHES, strict=False)
     page = PICKER.format(
         ways="\n".join(
-            f".avo-starts .w{way} {{ stroke: {colour}; stroke-dasharray: {dash}; }}"
-            for way, ((colour, _), dash) in enumerate(styles)
+            f".avo-starts .w{way} {{ stroke: var(--w{way}); stroke-dasharray: {dash}; }}"
+            for way, dash in enumerate(DASHES[: len(lines)])
         ),
+        colours=" ".join(f"--w{way}: {html.escape(colour)};" for way, (colour, _) in enumerate(paths.values())),
         shown=",\n".join(f".avo-start-{i}:checked ~ svg .avo-start-{i}" for i in range(len(inputs))),
         name=html.escape(name),
         alt=html.escape(alt),

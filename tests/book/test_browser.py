@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
+import matplotlib.pyplot as plt
 import pytest
+import torch
 import yaml
 from visit import RAW_TEX, Visit
+
+from avo_lib.show.explore import start_picker
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE_CORE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
@@ -219,3 +223,25 @@ def test_a_picked_start_shows_its_paths(browser: Any, pages: list[Path]) -> None
                 assert "ends at" in (buttons.nth(place + 1).get_attribute("aria-label") or "")
                 first, button = shown.locator("polyline").first.bounding_box(), buttons.nth(place + 1).bounding_box()
                 assert first and button and first["x"] - 2 <= button["x"] + 7 <= first["x"] + first["width"] + 2
+
+
+def test_pickers_on_one_page_leave_each_other_alone(browser: Any, tmp_path: Path) -> None:
+    """Also one that is shown twice."""
+    paths = torch.tensor([[[0.2, 0.2], [0.8, 0.2]], [[0.2, 0.8], [0.8, 0.8]]])
+    values = [
+        start_picker(plt.subplots(figsize=(size, 2))[1], {"a": (colour, paths)}, name="Pick", alt="A plane").value
+        for size, colour in ((2, "#0072B2"), (3, "#D55E00"))
+    ]
+    (tmp_path / "pickers.html").write_text("<!doctype html>" + "".join([*values, values[0]]), encoding="utf-8")
+    with Visit(browser, tmp_path / "pickers.html") as visit:
+        pickers = visit.page.locator(".avo-starts")
+        pickers.nth(1).locator("input").first.click()
+        visit.page.keyboard.press("ArrowDown")
+        shown = pickers.locator("g:visible")
+        assert shown.evaluate_all("all => all.map(one => one.getAttribute('class'))") == [
+            f"avo-start-{place}" for place in (0, 1, 0)
+        ]
+        colours = shown.locator("polyline").evaluate_all("all => all.map(one => getComputedStyle(one).stroke)")
+        assert colours == ["rgb(0, 114, 178)", "rgb(213, 94, 0)", "rgb(0, 114, 178)"]
+        widths = pickers.locator("img").evaluate_all("all => all.map(one => one.clientWidth)")
+        assert widths == [200, 300, 200]
