@@ -72,6 +72,31 @@ def test_plots_take_no_gradient(axes):
     assert weight.grad is None
 
 
+def holed(z: torch.Tensor) -> torch.Tensor:
+    log_f = blob(z)
+    log_f[0, 0] = math.nan
+    return log_f
+
+
+@pytest.mark.parametrize("show", [show_density, show_contours])
+@pytest.mark.parametrize("log_f", [holed, lambda z: blob(z) - math.inf], ids=["NaN", "nowhere"])
+def test_a_picture_that_would_be_blank_is_refused(axes, show, log_f):
+    with pytest.raises(ValueError, match="square of side 10"):
+        show(axes, log_f)
+    assert not axes.images
+
+
+@pytest.mark.parametrize("steepness", [0.0, 1e5], ids=["flat", "narrow"])
+def test_regions_that_the_grid_cannot_tell_apart_are_refused(axes, steepness):
+    with pytest.raises(ValueError, match="flat, or too narrow for a grid of 121 points"):
+        show_contours(axes, lambda z: -steepness * z.square().sum(-1))
+
+
+def test_images_of_another_size_are_refused(axes):
+    with pytest.raises(ValueError, match=r"\(\.\.\., 784\), not \(8, 392\)"):
+        show_images(axes, torch.rand(8, 392))
+
+
 def test_images_stand_in_rows(axes):
     images = torch.zeros(6, 784)
     images[4] = 1.0

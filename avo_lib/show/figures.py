@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from avo_lib.numerics import symmetric_axis
+from avo_lib.numerics import check_size, symmetric_axis
 
 COLOURS = {  # Okabe and Ito (2008); a method has one colour throughout the book
     "vae": "#0072B2",
@@ -57,6 +57,18 @@ def plane(box: float, points: int = 121) -> Tensor:
     return torch.stack([z1, z2], -1)
 
 
+def _on_plane(log_density: Callable[[Tensor], Tensor], box: float) -> Tensor:
+    """Log f on the square, if there is something to draw."""
+    with torch.no_grad():
+        log_f = log_density(plane(box))
+    if not bool(log_f.amax().isfinite()):  # NaN if one is
+        raise ValueError(
+            f"log f is NaN or +inf on the square of side {2 * box:g}, or -inf all over it: "
+            "give -inf where the density vanishes, and a box in which it does not"
+        )
+    return log_f
+
+
 def show_density(axes: Axes, log_density: Callable[[Tensor], Tensor], *, box: float = 5.0, title: str = "") -> None:
     """Draw a density on the plane in grey, white where it vanishes.
 
@@ -65,9 +77,11 @@ def show_density(axes: Axes, log_density: Callable[[Tensor], Tensor], *, box: fl
         log_density: Log f, ``(..., 2)`` to ``(...)``; its constant does not matter.
         box: Half the side of the square shown.
         title: Above the panel.
+
+    Raises:
+        ValueError: If log f is NaN or +inf in the square, or -inf all over it.
     """
-    with torch.no_grad():
-        log_f = log_density(plane(box))
+    log_f = _on_plane(log_density, box)
     density = (log_f - log_f.max()).exp().numpy()
     axes.imshow(density, origin="lower", extent=(-box, box, -box, box), cmap="Greys", vmin=0, vmax=1)
     axes.set(title=title, xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
@@ -81,15 +95,22 @@ def show_contours(axes: Axes, log_density: Callable[[Tensor], Tensor], *, box: f
         log_density: Log f, ``(..., 2)`` to ``(...)``.
         box: Half the side of the square considered.
         colour: Of the lines; the warning colour by default.
+
+    Raises:
+        ValueError: If log f is NaN or +inf in the square, or -inf all over it; or if both regions are one there.
     """
-    with torch.no_grad():
-        z = plane(box)
-        density = log_density(z).double().flatten().softmax(0)
+    log_f = _on_plane(log_density, box)
+    density = log_f.double().flatten().softmax(0)
     ordered = density.sort(descending=True).values
     mass = ordered.cumsum(0)
     levels = [ordered[(mass < share).sum()].item() for share in (0.9, 0.5)]
-    axis = z[0, :, 0].numpy()
-    values = density.reshape(z.shape[:2]).numpy()
+    if levels[0] == levels[1]:
+        raise ValueError(
+            f"on the square of side {2 * box:g} the density is flat, or too narrow for a grid of {len(log_f)} points "
+            "along a side: give a box in which it falls"
+        )
+    axis = plane(box)[0, :, 0].numpy()
+    values = density.reshape(log_f.shape).numpy()
     axes.contour(axis, axis, values, levels=levels, colors=colour or COLOURS["warning"], linewidths=1.5)
 
 
@@ -101,8 +122,12 @@ def show_images(axes: Axes, images: Tensor, *, per_row: int = 8, title: str = ""
         images: ``(images, 784)`` in [0, 1].
         per_row: Images in a row.
         title: Above the grid.
+
+    Raises:
+        ValueError: If an image has not 784 pixels.
     """
-    grid = make_grid(images.detach().reshape(-1, 1, 28, 28), nrow=per_row, padding=2, pad_value=0.0)[0]
+    images = check_size("show_images", images.detach(), 784).reshape(-1, 1, 28, 28)
+    grid = make_grid(images, nrow=per_row, padding=2, pad_value=0.0)[0]
     axes.imshow(grid.numpy(), cmap="Greys", vmin=0, vmax=1)
     axes.set_axis_off()
     axes.set_title(title)
