@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,45 @@ def test_a_finished_run_has_no_step_left_to_capture(tmp_path, monkeypatch):
     assert again.finished and again._capture() == [] and not again.advance()
 
 
+def test_a_run_that_diverges_stops_no_other(tmp_path):
+    """It keeps its last checkpoint, or none."""
+    setup = small("paper", "vae", epochs=2)
+    data = setup.data()
+    bad = on_gpu.Run(replace(setup, train=replace(setup.train, lr=1e30)), 0, data, tmp_path / "bad", "cpu")
+    good = on_gpu.Run(setup, 0, data, tmp_path / "good", "cpu")
+    diverged = on_gpu.train([bad, good])
+    assert list(diverged) == [bad] and "not finite in epoch 1" in str(diverged[bad])
+    assert good.finished and good.checkpoint.file.is_file() and not bad.checkpoint.file.exists()
+
+
+def test_what_is_stopped_by_force_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
+    setup = small("paper", "vae")
+    data = setup.data()
+    whole, stopped = (on_gpu.Run(setup, 1, data, tmp_path / name, "cpu") for name in ("whole", "parts"))
+    on_gpu.train([whole])
+    monkeypatch.setattr(on_gpu, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(stopped, "_step", Stop(stopped._step, after=10))
+    with pytest.raises(KeyboardInterrupt):
+        on_gpu.train([stopped])
+    again = on_gpu.Run(setup, 1, data, tmp_path / "parts", "cpu")
+    assert (again.run.epoch, again.run.step) == (2, 8)
+    on_gpu.train([again])
+    assert again.run.curve == whole.run.curve
+
+
+class Stop:
+    """Steps, until somebody presses Ctrl-C."""
+
+    def __init__(self, step, after):
+        self.step, self.left = step, after
+
+    def __call__(self, objective):
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.step(objective)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("method", ["vae_noise15", "avo_proposal", "hvi_resting"])
 def test_a_graph_takes_the_steps_that_it_captured(method, tmp_path, monkeypatch):
@@ -117,14 +157,43 @@ def test_what_no_graph_can_hold_is_refused(tmp_path):
             on_gpu.Run(replace(setup, train=wrong), 0, setup.data(), tmp_path, "cpu")
 
 
-def test_the_command_writes_what_a_sweep_would(tmp_path, monkeypatch, capsys):
-    setup = small("miniature", "vae", epochs=1)
-    monkeypatch.setitem(EXPERIMENTS, "miniature", {"vae": setup})
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """The command on a miniature of one epoch, on the CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    folders = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
-    monkeypatch.setattr(sys, "argv", ["on_gpu.py", "miniature", "vae", *folders])
-    on_gpu.main()
-    assert capsys.readouterr().out.startswith("vae 0: validation bound")
+
+    def call(*seeds, **train):
+        setup = small("miniature", "vae", epochs=1)
+        setup = replace(setup, train=replace(setup.train, **train))
+        monkeypatch.setitem(EXPERIMENTS, "miniature", {"vae": setup})
+        folders = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+        monkeypatch.setattr(sys, "argv", ["on_gpu.py", "miniature", "vae", *folders, "--seeds", *map(str, seeds)])
+        on_gpu.main()
+        return setup
+
+    return call
+
+
+def test_the_command_writes_what_a_sweep_would(command, tmp_path, capsys):
+    setup = command(0, 0)
+    assert re.fullmatch(r"vae 0: validation bound .* nats\n", capsys.readouterr().out), "each seed once"
     assert _finished("miniature", "vae", 0, tmp_path / "results", setup)
     written = json.loads((tmp_path / "results" / "miniature" / "vae-seed0.json").read_text())
     assert set(written) >= {"versions", "seconds", "epochs", "best_epoch", "curve", "train", "valid", "test"}
+    command(0)
+    assert capsys.readouterr().out == "", "what is finished is not trained again"
+    with pytest.raises(ValueError, match="has other settings"):
+        command(0, lr=0.5)
+
+
+def test_the_command_says_what_diverged(command, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        command(0, lr=1e30)
+    assert capsys.readouterr().out.startswith("vae 0: diverged, ")
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_training(command, tmp_path, monkeypatch):
+    (tmp_path / "results").touch()
+    monkeypatch.setattr(on_gpu, "train", None)
+    with pytest.raises(OSError, match="Choose a writable folder"):
+        command(0)

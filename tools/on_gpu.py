@@ -8,7 +8,7 @@ runs of the paper's protocol took 80 seconds, where a core takes 17 minutes for 
 
 trains, evaluates and writes what ``python -m avo_lib sweep`` would. The noise is another, for a GPU has streams of its
 own and the coins of AVO are tossed beforehand. When the minutes are over, runs that are not finished are kept, and the
-same command goes on with them.
+same command goes on with them; a run that is stopped otherwise loses less than half a minute and an epoch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,16 @@ from avo_lib.checkpoint import Checkpoint, Progress, digest
 from avo_lib.controls import RestingEncoder
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
-from avo_lib.experiments.campaign import RUNS, judged
+from avo_lib.experiments.campaign import RUNS, _finished, judged
 from avo_lib.experiments.protocols import Experiment, find
 from avo_lib.experiments.records import plain, publish
 from avo_lib.experiments.results import RESULTS, result_file
+from avo_lib.files import ensure_writable
 from avo_lib.objectives import AVO, ELBO, Objective
 from avo_lib.training import TrainConfig
 
 WARM_UP = 3  # steps before a capture, as cuBLAS and the allocator want them
+CHECKPOINT_SECONDS = 30.0  # between checkpoints, which stand at the end of an epoch
 
 
 def kinds(objective: Objective) -> tuple[float, tuple[Objective, ...]]:
@@ -149,6 +152,12 @@ class Run:
                 self._finish_epoch()
         return True
 
+    def save(self) -> None:
+        """Keep it as it is at the end of an epoch: what it has of one is in no checkpoint."""
+        if self.stream:
+            self.stream.synchronize()
+        self.checkpoint.save()
+
     def _begin_epoch(self) -> None:
         self.model.train()
         order = torch.randperm(len(self.data.train), generator=self.generator, device=self.place)
@@ -176,20 +185,32 @@ class Run:
             run.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
 
-def train(runs: list[Run], seconds: float = math.inf) -> None:
-    """Advance all runs in turn until each is finished, or stands at the end of an epoch after so many seconds."""
+def train(runs: list[Run], seconds: float = math.inf) -> dict[Run, FloatingPointError]:
+    """Advance all runs in turn until each is finished, or stands at the end of an epoch after so many seconds.
+
+    Returns:
+        Those that diverged, and how; the others have not waited for them.
+    """
     started, going = time.monotonic(), list(runs)
-    before = {id(run): run.run.seconds for run in runs}
+    before, saved = {run: run.run.seconds for run in runs}, dict.fromkeys(runs, started)
+    diverged = {}
     while going:
         late = time.monotonic() - started > seconds
         for run in list(going):
-            if (late and run.run.batch == 0) or not run.advance():
+            try:
+                goes_on = not (late and run.run.batch == 0) and run.advance()
+            except FloatingPointError as error:
+                diverged[run] = error
                 going.remove(run)
-            run.run.seconds = before[id(run)] + time.monotonic() - started
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    for run in runs:
-        run.checkpoint.save()
+                continue
+            now = time.monotonic()
+            run.run.seconds = before[run] + now - started
+            if not goes_on:
+                going.remove(run)
+            if run.run.batch == 0 and (not goes_on or now - saved[run] >= CHECKPOINT_SECONDS):
+                run.save()
+                saved[run] = now
+    return diverged
 
 
 def main() -> None:
@@ -205,22 +226,23 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data: dict[tuple[Any, ...], Dataset] = {}
     runs = {}
-    for method, seed in ((method, seed) for method in options.methods for seed in options.seeds):
-        file = result_file(options.experiment, method, seed, options.results)
-        if file.exists():
-            continue
+    for method, seed in dict.fromkeys(product(options.methods, options.seeds)):
         setup = find(options.experiment, method)
+        if _finished(options.experiment, method, seed, options.results, setup):
+            continue
         key = (setup.dataset, setup.binarisation, setup.images)
         if key not in data:
             one = setup.data()
             data[key] = Dataset(one.train.to(device), one.valid.to(device), one.held_out().to(device), one.dynamic)
         folder = options.runs / "on_gpu" / options.experiment / f"{method}-seed{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder, result_file(options.experiment, method, seed, options.results).parent):
+            ensure_writable(place)
         runs[method, seed] = Run(setup, seed, data[key], folder, device)
-    train([*runs.values()], options.minutes * 60)
+    diverged = train([*runs.values()], options.minutes * 60)
     for (method, seed), run in runs.items():
         if not run.finished:
-            print(f"{method} {seed}: {run.run.epoch} of {run.config.epochs} epochs")
+            end = f"diverged, {diverged[run]}" if run in diverged else f"{run.run.epoch} of {run.config.epochs} epochs"
+            print(f"{method} {seed}: {end}")
             continue
         run.model.load_state_dict(run.run.best_weights)
         run.model.eval()
@@ -229,6 +251,8 @@ def main() -> None:
         found = names | judged(run.setup, run.model, run.data, run.run)
         publish(result_file(options.experiment, method, seed, options.results), found, run.model.state_dict())
         print(f"{method} {seed}: validation bound {found['valid']['elbo']:.2f} nats", flush=True)
+    if diverged:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
