@@ -83,8 +83,15 @@ def exercises(notebook: nbformat.NotebookNode) -> tuple[str, str]:
 
 
 def write(folder: Path) -> None:
-    """Writes all files into a folder of their own, in place of what was there."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Writes all files into a folder of their own, in place of those that it wrote there before.
+
+    Raises:
+        FileExistsError: If the folder holds anything, but not what a call before has written.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "figures.md").is_file():
+        raise FileExistsError(f"{folder} holds something else than a lecture. Choose another folder, or empty it")
+    if (folder / "figures").exists():
+        shutil.rmtree(folder / "figures")
     (folder / "figures").mkdir(parents=True)
     lists: dict[str, list[str]] = {name: [f"# {name.title()}"] for name in ("figures", "exercises", "solutions")}
     for number, path in chapters():

@@ -72,3 +72,17 @@ def test_a_lecture_has_every_figure_and_every_exercise_with_its_solution(tmp_pat
         assert all(f"### {title}" in asked for title in re.findall(r"^:::\{exercise\} (.*)", source, re.MULTILINE))
     everything = "".join(texts.values())
     assert not re.search(r":::|<!--|\.ipynb", everything)
+
+
+def test_a_lecture_replaces_nothing_but_a_lecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lecture, "chapters", lambda: iter(()))
+    lecture.write(tmp_path / "lecture")
+    (tmp_path / "lecture" / "slides.tex").touch()
+    (tmp_path / "lecture" / "figures" / "99-gone-1.png").touch()
+    lecture.write(tmp_path / "lecture")
+    names = {file.name for file in (tmp_path / "lecture").rglob("*")}
+    assert names == {"slides.tex", "figures", "figures.md", "exercises.md", "solutions.md"}
+    (tmp_path / "talk" / "figures").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="holds something else"):
+        lecture.write(tmp_path / "talk")
+    assert (tmp_path / "talk" / "figures").is_dir()
