@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -50,6 +51,16 @@ def test_the_environment_is_put_aside_once_more(monkeypatch: pytest.MonkeyPatch)
 def test_kernels_of_this_run_doubt() -> None:
     scripts = list(Path(os.environ["IPYTHONDIR"]).rglob("startup/*.py"))
     assert [worlds.__file__ in script.read_text() for script in scripts] == [True]
+
+
+def test_a_world_is_made_on_a_copy() -> None:
+    """What it changes in a dictionary is there again for the next claim."""
+    live: dict[str, Any] = {"test": [{"excess": 1.0}]}
+    live["again"] = live
+    world = {"world": "nothing is left", "code": "live['again']['test'][0]['excess'] = 0.0"}
+    doubter = worlds.Doubter({"much is left": world})
+    assert doubter.doubted(True, "much is left", "live['test'][0]['excess'] > 0", {"live": live}, {})
+    assert live["test"] == [{"excess": 1.0}]
 
 
 @pytest.mark.parametrize(

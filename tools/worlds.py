@@ -1,7 +1,8 @@
 """Doubts every claim of the book: in the nearest world in which its sentence is false, its condition must be false.
 
 ``tests/worlds/<chapter>.toml`` has an entry for each claim: what that world is, in words, and the Python that makes it
-from the cell's own names, just before the claim is checked and on a copy of them:
+from the cell's own names, just before the claim is checked and on a copy of them. That has copies of dictionaries and
+lists, to any depth; what else the code changes in place it has to copy itself:
 
     ["AVO's bound is not better by more than 0.1 nats"]
     world = "AVO's bound is better by 0.2 nats"
@@ -59,6 +60,19 @@ def recorded(path: Path) -> dict[str, dict[str, str]]:
 # --- in the kernel
 
 
+def copied(value: Any, copies: dict[int, Any]) -> Any:
+    """Returns a copy of a dictionary or a list, to any depth, and anything else itself; ``copies`` has those by id."""
+    if type(value) not in (dict, list):
+        return value
+    if id(value) not in copies:
+        copies[id(value)] = copy = type(value)()
+        if isinstance(value, dict):
+            copy.update((name, copied(part, copies)) for name, part in value.items())
+        else:
+            copy.extend(copied(part, copies) for part in value)
+    return copies[id(value)]
+
+
 class Doubter(ast.NodeTransformer):
     """Has every claim of a cell pass its condition through `doubted`."""
 
@@ -81,9 +95,7 @@ class Doubter(ast.NodeTransformer):
     def doubted(self, holds: Any, sentence: str, condition: str, *scopes: dict[str, Any]) -> Any:
         """Returns the condition's value here, once it was seen to be false in its false world."""
         if sentence in self.worlds and bool(holds):
-            scope: dict[str, Any] = {}
-            for names in scopes:
-                scope.update(names)
+            scope = copied({name: value for names in scopes for name, value in names.items()}, {})
             exec(self.worlds[sentence]["code"], scope)
             if bool(eval(condition, scope)):
                 world = self.worlds[sentence]["world"]
