@@ -200,6 +200,22 @@ def test_failing_cell_is_named_and_the_file_kept(tmp_path: Path, capsys: pytest.
     assert "the bound is above log Z" in message
 
 
+@pytest.mark.parametrize("action", ["run", "normalise", "check"])
+def test_a_comment_behind_no_number_is_told_before_a_run_and_the_others_are_handled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    ran = []
+    monkeypatch.setattr(tool.NotebookClient, "execute", lambda client: ran.append(client.nb.cells[0].source))
+    paths = [tmp_path / "first.ipynb", tmp_path / "second.ipynb"]
+    for path, text in zip(paths, ("some text <!-- todo -->", "none"), strict=True):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), path)
+    before = [path.read_bytes() for path in paths]
+    assert tool.main([action, *map(str, paths)]) == 1
+    assert f"{paths[0]}: a comment that follows no number: <!-- todo -->" in capsys.readouterr().err
+    assert [path.read_bytes() == old for path, old in zip(paths, before, strict=True)] == [True, action == "check"]
+    assert ran == (["none"] if action == "run" else [])
+
+
 @pytest.mark.parametrize(
     ("tags", "expected", "folded"),
     [

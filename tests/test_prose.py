@@ -63,12 +63,13 @@ def test_alternative_texts_too() -> None:
         ("many<!-- gap -->", 0.1, "follows no number"),
         ("0.1<!--\ngap -->", 0.1, "follows no number"),
         ("0.1<!-- gap -->", "AVO", "no number"),
-        ("0.1<!-- gap:.1f -->", float("nan"), "no number"),
+        ("0.1<!-- gap:.1f -->", "AVO", "no number"),
+        ("0.1<!-- gap:.1q -->", 0.1, "no number"),
+        ("0.1<!-- gap:.1f -->", "nan", "no number"),
+        ("0.1<!-- gap:.1f -->", float("nan"), "glued as nan, which is no plain value"),
     ],
 )
 def test_what_cannot_be_refreshed_is_refused(text: str, gap: Any, complaint: str) -> None:
     book = notebook(text, gap=gap)
-    if gap != gap:  # repr(nan) is no literal
-        book.cells[1].outputs[0]["data"] = {"application/papermill.record/text/plain": "'nan'"}
     with pytest.raises(prose.NumberError, match=complaint):
         prose.refresh(book)

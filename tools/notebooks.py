@@ -178,8 +178,10 @@ def run(path: Path, *, timeout: float) -> None:
 
     Raises:
         NotebookError: If a cell fails, takes too long or kills the kernel. The file is then left as it was.
+        NumberError: If its prose cannot show the numbers; for a comment behind no number before anything is run.
     """
     notebook = nbformat.read(path, as_version=4)
+    prose.check(notebook)
     notebook.metadata.pop("widgets", None)  # models of widgets that a cell no longer makes would stay for ever
     current = 0
 
@@ -203,11 +205,11 @@ def run(path: Path, *, timeout: float) -> None:
         code_cell = sum(cell.cell_type == "code" for cell in notebook.cells[:current])
         reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
         raise NotebookError(
-            f"{path}: cell {current} (nbval's Cell {code_cell}) failed, the file is unchanged\n{reason}"
+            f"cell {current} (nbval's Cell {code_cell}) failed, the file is unchanged\n{reason}"
         ) from error
     except (RuntimeError, OSError) as error:  # so nbclient says that a kernel did not start
         atexit.unregister(client._cleanup_kernel)  # it would fail for want of a kernel
-        raise NotebookError(f"{path}: the kernel of {sys.executable} did not start: {error}") from error
+        raise NotebookError(f"the kernel of {sys.executable} did not start: {error}") from error
     _replace(path, dumps(normalised(notebook)))
 
 
@@ -251,18 +253,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     put_aside()
     changed = failed = False
     for path in paths:
-        if options.action == "run":
-            print(f"running {path}", file=sys.stderr, flush=True)
-            try:
+        try:
+            if options.action == "run":
+                print(f"running {path}", file=sys.stderr, flush=True)
                 run(path, timeout=options.timeout)
-            except NotebookError as error:
-                failed = True
-                print(error, file=sys.stderr)
-        elif options.action in ("arithmetic", "doubt"):
-            failed |= {"arithmetic": arithmetic, "doubt": doubt}[options.action](path, timeout=options.timeout)
-        elif normalise(path, write=options.action == "normalise"):
-            changed = True
-            print(f"{'normalised' if options.action == 'normalise' else 'not in the normal form:'} {path}")
+            elif options.action in ("arithmetic", "doubt"):
+                failed |= {"arithmetic": arithmetic, "doubt": doubt}[options.action](path, timeout=options.timeout)
+            elif normalise(path, write=options.action == "normalise"):
+                changed = True
+                print(f"{'normalised' if options.action == 'normalise' else 'not in the normal form:'} {path}")
+        except (NotebookError, prose.NumberError) as error:
+            failed = True
+            print(f"{path}: {error}", file=sys.stderr)
     if options.action == "check" and changed:
         print("run: python tools/notebooks.py normalise")
     return int(failed or (options.action == "check" and changed))

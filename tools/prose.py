@@ -22,13 +22,21 @@ class NumberError(Exception):
 
 
 def glued(notebook: Any) -> dict[str, Any]:
-    """Returns the values that the cells of a notebook have glued, by name."""
+    """Returns the values that the cells of a notebook have glued, by name.
+
+    Raises:
+        NumberError: If one is no plain value of Python.
+    """
     values = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             name = output.get("metadata", {}).get("scrapbook", {}).get("name")
             if name:
-                values[name] = ast.literal_eval(next(iter(output["data"].values())))
+                text = next(iter(output["data"].values()))
+                try:
+                    values[name] = ast.literal_eval(text)
+                except (ValueError, SyntaxError) as error:
+                    raise NumberError(f"{name!r} is glued as {text:.60}, which is no plain value") from error
     return values
 
 
@@ -36,7 +44,8 @@ def refresh(notebook: Any) -> None:
     """Writes the values of the run into texts and alternative texts, in place.
 
     Raises:
-        NumberError: If a text names a value that no cell glues, or has a comment that stands behind no number.
+        NumberError: If a text names a value that no cell glues or that is no number, or has a comment that stands
+            behind no number.
     """
     values = glued(notebook)
     for cell in notebook.cells:
@@ -48,10 +57,25 @@ def refresh(notebook: Any) -> None:
             image["alt"] = COMMENT.sub("", cell.metadata["alt"])
 
 
-def refreshed(text: str, values: dict[str, Any]) -> str:
-    """Returns the text with every number that has a name set to the value of that name."""
+def check(notebook: Any) -> None:
+    """Refuses comments that stand behind no number, which needs no run.
+
+    Raises:
+        NumberError: If there is one in a text or an alternative text.
+    """
+    for cell in notebook.cells:
+        check_comments(cell.source if cell.cell_type == "markdown" else cell.metadata.get("alt", ""))
+
+
+def check_comments(text: str) -> None:
+    """Raises a NumberError for the first comment of a text that stands behind no number."""
     if strange := COMMENT.findall(NUMBER.sub("", text)):
         raise NumberError(f"a comment that follows no number: {strange[0]}")
+
+
+def refreshed(text: str, values: dict[str, Any]) -> str:
+    """Returns the text with every number that has a name set to the value of that name."""
+    check_comments(text)
 
     def replace(match: re.Match[str]) -> str:
         name, spec = match["name"], match["spec"]
@@ -64,7 +88,10 @@ def refreshed(text: str, values: dict[str, Any]) -> str:
 
 def shown(value: Any, spec: str | None) -> str:
     """Returns the value as the text shows it, with a true minus sign."""
-    text = format(float(value), spec) if spec else str(value)
+    try:
+        text = format(float(value), spec) if spec else str(value)
+    except (TypeError, ValueError) as error:
+        raise NumberError(f"{value!r} is no number that a text can show as {spec!r}") from error
     text = text.replace("-", "−")
     if not re.fullmatch(VALUE, text):
         raise NumberError(f"{text!r} is no number that a text can show")
