@@ -1,6 +1,7 @@
 """The plots show what they say: orientation, mass, order. How they look is for the eye."""
 
 import math
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from avo_lib.numerics import log_normal
 from avo_lib.show.figures import COLOURS, plane, show_contours, show_curves, show_density, show_images, use_style
+from tools import overview
 
 CENTRE = torch.tensor([2.0, -1.0])
 
@@ -133,3 +135,15 @@ def test_the_style_draws_in_the_books_colours():
         assert plt.rcParams["axes.prop_cycle"].by_key()["color"] == list(COLOURS.values())
         assert plt.rcParams["image.cmap"] == "Greys"
     assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_the_readmes_picture_goes_into_the_book_from_any_folder(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(overview, "UPDATES", 0)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: written.append(Path(file).resolve()))
+    with plt.rc_context():
+        overview.main()
+    plt.close("all")
+    assert written == [Path(overview.__file__).parents[1] / "book" / "_static" / "overview.png"]
+    assert written[0].is_file()

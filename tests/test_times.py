@@ -3,6 +3,7 @@
 import json
 
 import nbformat
+import pytest
 
 from tools import times
 
@@ -24,6 +25,29 @@ def test_what_jupyter_leaves_is_no_notebook(tmp_path, monkeypatch):
     for name in ("one.ipynb", ".ipynb_checkpoints/one-checkpoint.ipynb"):
         (tmp_path / name).touch()
     assert [times.stem(path) for path in times.notebooks()] == ["one"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "book/gone.ipynb", "book/reference/running_times.ipynb"])
+def test_what_is_not_measured_is_refused_before_anything_is(name, monkeypatch):
+    monkeypatch.setattr(times, "measure", None)
+    with pytest.raises(SystemExit, match=name):
+        times.main([str(times.notebooks()[0]), str(times.ROOT / name)])
+
+
+def test_a_measurement_replaces_the_file_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(times, "FILE", tmp_path / "times.json")
+    monkeypatch.setattr(times, "measure", lambda path: {"seconds": 1})
+    path = times.notebooks()[0]
+    times.FILE.write_text('{"other": {}}')
+    times.main([str(path)])
+    other = tmp_path / "linked"
+    other.hardlink_to(times.FILE)
+    old = other.read_text()
+    monkeypatch.setattr(times, "measure", lambda path: {"seconds": 2})
+    times.main([str(path)])
+    assert other.read_text() == old, "not written into"
+    assert json.loads(times.FILE.read_text())[times.stem(path)]["seconds"] == 2
+    assert json.loads(old).keys() == {"other", times.stem(path)}
 
 
 def test_processor_time_and_memory_are_those_of_the_kernel(tmp_path):

@@ -4,12 +4,14 @@ import matplotlib.pyplot as plt
 import torch
 
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.files import repository
 from avo_lib.kernels import GatedKernel
 from avo_lib.objectives import avo
 from avo_lib.paths import GeometricPath, linear_alphas
 from avo_lib.show import figures
 from avo_lib.targets import energy
 
+PICTURE = repository("book") / "_static" / "overview.png"
 STEPS, UPDATES = 5, 2000
 SHOWN = (0, 1, 3, 5)  # more panels are too small on a phone
 
@@ -41,7 +43,7 @@ def main() -> None:
             axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
     rows[0, 0].set_ylabel("target $f_t$")
     rows[1, 0].set_ylabel("draws of $z_t$")
-    figure.savefig("book/_static/overview.png", dpi=150)
+    figure.savefig(PICTURE, dpi=150)
 
 
 if __name__ == "__main__":

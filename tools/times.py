@@ -17,6 +17,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from avo_lib.files import write_atomically
+
 ROOT = Path(__file__).resolve().parents[1]
 BOOK, FILE = ROOT / "book", ROOT / "results" / "times.json"
 PAGE = BOOK / "reference" / "running_times.ipynb"
@@ -65,11 +67,14 @@ def notebooks() -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the named notebooks, or all of the book's."""
     names = sys.argv[1:] if arguments is None else arguments
+    paths = [Path(name).resolve() for name in names] or notebooks()
+    if strange := [str(path) for path in paths if path not in notebooks()]:
+        raise SystemExit(f"no notebooks of the book that are measured: {', '.join(strange)}")
     known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    for path in [Path(name) for name in names] or notebooks():
+    for path in paths:
         known[stem(path)] = measure(path) | {"processor": processor()}
         print(stem(path), known[stem(path)], flush=True)
-        FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_atomically(FILE, f"{json.dumps(known, indent=1, sort_keys=True)}\n".encode())
 
 
 if __name__ == "__main__":
