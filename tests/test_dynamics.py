@@ -222,6 +222,16 @@ def test_diverging_dynamics_are_refused(generator):
         skewed_chain([Langevin(1e200)] * 4).sample((10,), generator=generator)
 
 
+@pytest.mark.parametrize("kernel", [Langevin(0.5), Underdamped(0.5, 1.0)], ids=["langevin", "underdamped"])
+def test_a_gradient_that_is_nan_where_a_move_ends_is_noticed(kernel, generator):
+    """``torch.where`` hides a value that is NaN, but not its gradient: log f is finite, and the weight is not."""
+    log_f = lambda z: torch.where(z[..., 0] > 0, z[..., 0].sqrt(), z[..., 0])  # noqa: E731
+    z = torch.stack([torch.full((50,), 0.5), torch.linspace(-3, 3, 50)], -1)
+    for move in (kernel.forward, kernel.reverse):
+        with pytest.raises(FloatingPointError, match="gradient of log f is finite"):
+            move(z, log_f, None, generator=generator)
+
+
 @pytest.mark.parametrize("make", [lambda s: Langevin(s**2 / 2, clip=1.0), lambda s: Underdamped(s, 0.6, clip=1.0)])
 def test_clipped_drifts_keep_weights_exact_and_points_finite(make, generator):
     """On a target so steep that the same steps diverge without."""

@@ -74,13 +74,14 @@ class Langevin(nn.Module):
         step = self.log_step.exp()
         std = (2 * step).sqrt()
         noise = standard_normal(z, generator)
-        drawn = check_finite(z + step * shorten(self.drift(z, log_f, direction), self.clip) + std * noise)
+        drawn = z + step * shorten(self.drift(z, log_f, direction), self.clip) + std * noise
         residual = (z - drawn - step * shorten(self.drift(drawn, log_f, -direction), self.clip)) / std
+        check_finite(residual)  # which is finite only where both drifts and the draw are
         return drawn, sum_last(0.5 * (noise.square() - residual.square()))
 
 
 def shorten(drift: Tensor, clip: float) -> Tensor:
-    """Vectors ``(..., dim)`` in their own direction, no longer than ``clip``."""
+    """Vectors ``(..., dim)`` in their own direction, no longer than ``clip``; zero where their square overflows."""
     if clip == math.inf:
         return drift
     return drift * (clip / sum_last(drift.square()).clamp(min=clip**2).sqrt())[..., None]
@@ -95,8 +96,11 @@ def log_step_size(step_size: float, clip: float, batch: tuple[int, ...]) -> nn.P
     return nn.Parameter(torch.full((*batch, 1, 1) if batch else (), math.log(step_size)))
 
 
-def check_finite(z: Tensor) -> Tensor:
-    """A FloatingPointError for points that left the finite numbers: nothing rejects them, and their weights are NaN."""
-    if not traced() and not bool(z.isfinite().all()):
-        raise FloatingPointError("uncorrected dynamics leave the finite numbers: take a smaller step_size, or a clip")
-    return z
+def check_finite(moved: Tensor) -> Tensor:
+    """A FloatingPointError for moves that left the finite numbers: nothing rejects them, and their weights are NaN."""
+    if not traced() and not bool(moved.isfinite().all()):
+        raise FloatingPointError(
+            "uncorrected dynamics leave the finite numbers: take a smaller step_size or a clip, and see that the "
+            "gradient of log f is finite where log f is"
+        )
+    return moved

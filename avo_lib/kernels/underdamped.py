@@ -77,8 +77,8 @@ class Underdamped(nn.Module):
         """One leapfrog step, forwards or backwards in time."""
         step = direction * self.log_step.exp()
         momentum = momentum + 0.5 * step * self._force(z, log_f)
-        z = check_finite(z + step * momentum)
-        return torch.cat([z, momentum + 0.5 * step * self._force(z, log_f)], -1)
+        z = z + step * momentum
+        return check_finite(torch.cat([z, momentum + 0.5 * step * self._force(z, log_f)], -1))
 
     def _force(self, z: Tensor, log_f: LogDensity) -> Tensor:
         """The gradient at rest: for any log f it depends on z alone, so that a leapfrog step keeps volumes."""
