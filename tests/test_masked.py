@@ -201,11 +201,22 @@ def test_importance_sampling_finds_the_likelihood(generator):
     assert error.max() < 0.1
 
 
+def test_the_order_is_its_own():
+    """What draws and what masks must not drift apart when the caller's tensor changes; and bytes are indices too."""
+    order = s_curve(2, 2).to(torch.uint8)
+    likelihood = MaskedBernoulli(2, 2, (3,), order=order)
+    order.copy_(order.flip(0))
+    assert likelihood.order.tolist() == [0, 1, 3, 2]
+    assert torch.equal(likelihood.mask0, patch_mask([0, 1, 3, 2], 2, 2, 3, itself=False))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: patch_mask([0, 1, 2, 2], 2, 2, 3, itself=False), "each of the 4 pixels"),
         (lambda: patch_mask(range(3), 2, 2, 3, itself=False), "each of the 4 pixels"),
+        (lambda: patch_mask([0.0, 1.0, 2.0, 3.0], 2, 2, 3, itself=False), "as whole numbers"),
+        (lambda: patch_mask([False, True], 1, 2, 3, itself=False), "as whole numbers"),
         (lambda: patch_mask(range(4), 2, 2, 2, itself=False), "odd side, not 2"),
         (lambda: MaskedBernoulli(2, 2, ()), "at least one window"),
         (lambda: MaskedBernoulli(2, 2, (3,), maps=0), "at least 1"),

@@ -46,18 +46,18 @@ def patch_mask(order: Order, height: int, width: int, window: int, *, itself: bo
         Zeros and ones ``(window², pixels)``, of the default type.
 
     Raises:
-        ValueError: If the window is even, or the order does not have each pixel once.
+        ValueError: If the window is even, or the order is not of whole numbers or does not have each pixel once.
 
     >>> patch_mask(range(4), 2, 2, 3, itself=False).sum(0).tolist()  # row by row: each sees all before it
     [0.0, 1.0, 2.0, 3.0]
     """
     order, pixels = torch.as_tensor(order), height * width
-    if sorted(order.tolist()) != list(range(pixels)):
-        raise ValueError(f"an order has each of the {pixels} pixels of a {height} x {width} image once")
+    if order.is_floating_point() or order.dtype == torch.bool or sorted(order.tolist()) != list(range(pixels)):
+        raise ValueError(f"an order has each of the {pixels} pixels of {height} x {width} once, as whole numbers")
     if window < 1 or window % 2 == 0:
         raise ValueError(f"a window around a pixel has an odd side, not {window}")
     rank = torch.empty(pixels)
-    rank[order] = torch.arange(pixels, dtype=rank.dtype)
+    rank[order.long()] = torch.arange(pixels, dtype=rank.dtype)
     border = functional.pad(rank.reshape(1, 1, height, width), [window // 2] * 4, value=torch.inf)
     around = functional.unfold(border, window)[0]
     return (around <= rank if itself else around < rank).to(rank)
@@ -109,7 +109,7 @@ class MaskedBernoulli(Bernoulli):
         order: All pixels in the order of their generation; row by row if None.
 
     Raises:
-        ValueError: If there are no windows, one is even, or the order does not have each pixel once.
+        ValueError: If there are no windows, one is even, or the order is none; see :func:`patch_mask`.
 
     >>> from avo_lib.models.vae import VAE, VAEConfig
     >>> config = VAEConfig(pixels=16, hidden=(8,), latent=2, batch_norm=False)
@@ -139,11 +139,11 @@ class MaskedBernoulli(Bernoulli):
         self.reorder(range(height * width) if order is None else order)
 
     def reorder(self, order: Order) -> None:
-        """Generate pixels in another order from now on, with the same weights."""
+        """Generate pixels in another order from now on, with the same weights; a ValueError as of the class."""
         for i, window in enumerate(self.windows):
             mask = patch_mask(order, self.height, self.width, window, itself=i > 0).to(self.last.weight)
             self.register_buffer(f"mask{i}", mask, persistent=False)
-        self.register_buffer("order", torch.as_tensor(order), persistent=False)
+        self.register_buffer("order", torch.as_tensor(order).clone(), persistent=False)
 
     def extra_repr(self) -> str:
         """Windows and order, which no weights tell: a checkpoint knows another model by them."""
