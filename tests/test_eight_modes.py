@@ -105,6 +105,11 @@ def test_judgement_of_untrained_kernels(model):
         assert row["elbo"] < row["log_z"] < LOG_Z + 0.2 and 0 < row["ess"] < row["ess_resampled"] < 1
 
 
+def test_a_judgement_of_no_runs_is_refused(model):
+    with pytest.raises(ValueError, match="runs must be a whole number of at least 1, not 0"):
+        evaluate(model, runs=0)
+
+
 def test_results_are_written_once_and_read_again(tmp_path):
     config = dataclasses.replace(SMALL, particles="resampled", learned=True)
     found = run(config, tmp_path)

@@ -66,6 +66,20 @@ def test_one_mode_of_four_costs_minus_log_of_its_weight():
         assert row["std"] == pytest.approx([math.sqrt(0.375)] * 2, rel=0.06)
 
 
+def test_every_point_is_judged(monkeypatch):
+    """The last block is shorter than a hundred; a mean of no points is refused, and so is the error of one."""
+    judged, bounds = [], energies.marginal_bounds
+    monkeypatch.setattr(
+        energies, "marginal_bounds", lambda *a, **k: judged.append(a[1].z[-1].shape[1]) or bounds(*a, **k)
+    )
+    chain = train(dataclasses.replace(SMALL, updates=0))
+    evaluate(SMALL, chain, points=250, samples=2)
+    assert judged == [100, 100, 50]
+    for points in (0, 1, 2.5):
+        with pytest.raises(ValueError, match="points must be a whole number of at least 2"):
+            evaluate(SMALL, chain, points=points)
+
+
 def test_mode_masses_of_exact_draws(generator):
     z = energy("d").sample(40_000, generator=generator)
     in_discs = torch.stack([mode_masses(part) for part in z.split(100)])

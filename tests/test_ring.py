@@ -118,6 +118,17 @@ def test_the_true_noise_has_no_divergence():
         assert row["model_kl"] == pytest.approx(0, abs=1e-5) and row["noise"] == pytest.approx([0.25] * 19, abs=1e-5)
 
 
+def test_every_point_is_judged(monkeypatch):
+    """The last block is shorter than a hundred; a mean of no points is refused, and so is the error of one."""
+    judged, quadrature = [], experiment.log_likelihoods
+    monkeypatch.setattr(experiment, "log_likelihoods", lambda ring, x: judged.append(x.shape[1]) or quadrature(ring, x))
+    evaluate(small("avo"), points=250, samples=2)
+    assert judged == [100, 100, 50]
+    for points in (0, 1, 2.5):
+        with pytest.raises(ValueError, match="points must be a whole number of at least 2"):
+            evaluate(small("avo"), points=points)
+
+
 def test_the_gap_of_a_gaussian_is_its_divergence(generator):
     ring = with_noise(small("vae", seeds=1, stds=(0.5,)), 0.5)
     x = ring.config.simulate(1, generator=generator)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avo_lib.checks import check_count
 from avo_lib.evaluation import marginal_bounds
 from avo_lib.experiments.records import load_weights, once
 from avo_lib.experiments.results import RESULTS, versions
@@ -78,7 +79,7 @@ def evaluate(ring: Ring, *, points: int = 2000, samples: int = 100, seed: int = 
 
     Args:
         ring: From :func:`train`.
-        points: Data for each copy, in blocks of 100; the sandwich takes a quarter of them.
+        points: Data for each copy, at least two and in blocks of 100; the sandwich takes every fourth block.
         samples: Reverse trajectories for each point of a chain; see :func:`avo_lib.evaluation.marginal_bounds`.
         seed: Of the data and the noise.
 
@@ -86,17 +87,21 @@ def evaluate(ring: Ring, *, points: int = 2000, samples: int = 100, seed: int = 
         For each copy its ``std`` and ``seed``; ``log_p``, the method's ``bound``, ``model_kl`` = KL(p* ‖ p_θ) and
         ``gap`` = log p_θ − bound, both with standard errors; for chains ``kl_lower`` and ``kl_upper``, which bracket
         KL(q_T ‖ p_θ(z|x)) and have the ``kl_stderr`` of one of them; and the learned ``noise`` at :data:`ANGLES`.
+
+    Raises:
+        ValueError: If there are fewer than two points, or no samples.
     """
+    check_count("points", points, least=2)
     config, generator = ring.config, torch.Generator().manual_seed(seed)
     angles = torch.tensor(ANGLES) / 180
     parts, quarter = [], []
     with torch.no_grad():
-        for block in range(max(1, points // 100)):
-            x = config.simulate(min(points, 100), generator=generator)
+        for done in range(0, points, 100):
+            x = config.simulate(min(100, points - done), generator=generator)
             learned, true = log_likelihoods(ring, x)
             bound = ring.bound(x, generator=generator).double()
             parts.append(torch.stack([learned, bound, true - learned, learned - bound]))
-            if ring.kernels and block % 4 == 0:
+            if ring.kernels and done % 400 == 0:
                 chain = ring.chain(x)
                 bounds = marginal_bounds(chain, chain.sample(generator=generator), samples, generator=generator)
                 quarter.append(learned - torch.stack(bounds[::-1]).double())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avo_lib.chain import Chain, Gaussian
-from avo_lib.checks import check_counts, check_positive
+from avo_lib.checks import check_count, check_counts, check_positive
 from avo_lib.experiments.records import load_weights, once
 from avo_lib.experiments.results import RESULTS, versions
 from avo_lib.nested import LearnedPath, Stand, nested
@@ -187,7 +187,7 @@ def train(config: EightConfig, *, seed: int = 0) -> Eight:
 
 
 def evaluate(model: Eight, *, runs: int = 1000, samples: int = 100, seed: int = 1) -> list[dict[str, Any]]:
-    """Judge each copy by ``runs`` estimates from ``samples`` particles each.
+    """Judge each copy by ``runs`` estimates, one at least, or a ValueError, from ``samples`` particles each.
 
     Returns:
         For each copy the mean ``elbo`` of a trajectory; the mean ``log_z`` of the estimates and the mean ``ess`` of the
@@ -199,8 +199,8 @@ def evaluate(model: Eight, *, runs: int = 1000, samples: int = 100, seed: int = 
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         alphas = chain.path.alphas.reshape(len(model.kernels) + 1, -1).expand(-1, copies)
-        for block in [100] * (runs // 100) + [runs % 100] * (runs % 100 > 0):
-            many = replace(chain, proposal=Gaussian(torch.zeros(block, copies, 2), model.start.std))
+        for done in range(0, check_count("runs", runs), 100):
+            many = replace(chain, proposal=Gaussian(torch.zeros(min(100, runs - done), copies, 2), model.start.std))
             for suffix, threshold in (("", 0.0), ("_resampled", 1.0)):
                 found = smc(many, samples, threshold=threshold, generator=generator)
                 parts.setdefault(f"log_z{suffix}", []).append(log_mean_exp(found.log_w.double()))

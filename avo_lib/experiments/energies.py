@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from avo_lib.chain import Chain, Gaussian
-from avo_lib.checks import check_counts, check_positive
+from avo_lib.checks import check_count, check_counts, check_positive
 from avo_lib.evaluation import marginal_bounds
 from avo_lib.experiments.records import load_weights, once
 from avo_lib.experiments.results import RESULTS, versions
@@ -161,7 +161,8 @@ def evaluate(
     Args:
         config: Of the chain.
         chain: From :func:`train`.
-        points: Trajectories of each seed at which the KL is averaged, in blocks of 100; the rest takes ten times more.
+        points: Trajectories of each seed at which the KL is averaged, at least two and in blocks of 100; the rest takes
+            ten times more.
         samples: Reverse trajectories K for each point; see :func:`avo_lib.evaluation.marginal_bounds`.
         seed: Of the noise.
 
@@ -169,14 +170,21 @@ def evaluate(
         For each seed ``elbo``, ``kl_lower``, ``kl_upper``, their middle ``kl`` and the ``stderr`` of a bound, in nats;
         of the points z_T their ``std`` along each axis and their shares in twelve ``sectors`` around the origin,
         counted anticlockwise from the left; for energy d also ``mode_masses``.
+
+    Raises:
+        ValueError: If there are fewer than two points, or no samples.
     """
-    generator = torch.Generator().manual_seed(seed)
-    log_z, block = energy(config.energy, config.variant).log_z, min(points, 100)
+    check_count("points", points, least=2)
+    generator, log_z = torch.Generator().manual_seed(seed), energy(config.energy, config.variant).log_z
     with torch.no_grad():
         many = replace(chain, proposal=_base(config.seeds, 10 * points)).sample(generator=generator)
-        few = replace(chain, proposal=_base(config.seeds, block))
-        draws = [few.sample(generator=generator) for _ in range(points // block)]
-        bounds = [marginal_bounds(few, draw, samples, generator=generator) for draw in draws]
+        sizes = [min(100, points - done) for done in range(0, points, 100)]
+        blocks = [replace(chain, proposal=_base(config.seeds, size)) for size in sizes]
+        draws = [block.sample(generator=generator) for block in blocks]
+        bounds = [
+            marginal_bounds(block, draw, samples, generator=generator)
+            for block, draw in zip(blocks, draws, strict=True)
+        ]
     upper, lower = (log_z - torch.cat(part, -1).double() for part in zip(*bounds, strict=True))
     rows = {
         "elbo": many.log_w().double().mean(-1),
