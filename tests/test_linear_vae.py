@@ -166,6 +166,9 @@ def test_collapse_needs_almost_all_data():
     unit_kl[:10, 1] = 1.0
     unit_kl[:11, 2] = 1.0
     assert collapsed(unit_kl, 0.1).tolist() == [True, True, False]
+    for above in range(100):  # exactly the share that is allowed, and one more
+        few, many = (torch.arange(100) < count for count in (above, above + 1))
+        assert collapsed(torch.stack([few, many], 1).double(), 0.1, above / 100).tolist() == [True, False]
 
 
 def test_what_cannot_be_is_refused(covariance):
@@ -181,6 +184,11 @@ def test_what_cannot_be_is_refused(covariance):
         LinearVAE(torch.ones(3, 1), 1.0, encoder=torch.ones(3, 1))
     with pytest.raises(ValueError, match="KL is NaN"):
         collapsed(torch.tensor([[math.nan]]), 0.1)
+    with pytest.raises(ValueError, match="or there is none"):
+        collapsed(torch.zeros(0, 3), 0.1)
+    for epsilon, delta in ((math.nan, 0.01), (0.0, 0.01), (0.1, -1.0), (0.1, math.nan), (0.1, 1.0)):
+        with pytest.raises(ValueError, match="need an epsilon above 0 nats"):
+            collapsed(torch.zeros(5, 3), epsilon, delta)
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 1)])

@@ -150,18 +150,20 @@ def collapsed(unit_kl: Tensor, epsilon: float, delta: float = 0.01) -> Tensor:
 
     Args:
         unit_kl: KL of each unit at each datum, ``(data, dim)``, in nats.
-        epsilon: ε, in nats.
-        delta: δ, a share.
+        epsilon: ε, in nats, positive.
+        delta: δ, a share below 1.
 
     Raises:
-        ValueError: If a KL is NaN.
+        ValueError: If there are no data, a KL is NaN, or ε or δ is no such number.
 
     >>> collapsed(torch.tensor([[0.001, 0.4], [0.002, 0.0]]), 0.01).tolist()
     [True, False]
     """
-    if bool(unit_kl.isnan().any()):
-        raise ValueError("a KL is NaN: whether its unit is collapsed cannot be said")
-    return (unit_kl < epsilon).double().mean(0) >= 1 - delta
+    if not len(unit_kl) or bool(unit_kl.isnan().any()):
+        raise ValueError("a KL is NaN, or there is none: whether its unit is collapsed cannot be said")
+    if not epsilon > 0 or not 0 <= delta < 1:
+        raise ValueError(f"need an epsilon above 0 nats and a share delta from 0 to below 1, not {epsilon} and {delta}")
+    return (unit_kl >= epsilon).sum(0) <= delta * len(unit_kl) + 1e-9  # a count: no share's rounding decides
 
 
 def _precision(weight: Tensor, variance: Tensor) -> Tensor:
