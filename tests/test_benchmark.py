@@ -110,6 +110,24 @@ def test_seeds_are_shortened_apart(method):
         assert squares == pytest.approx(longest**2 if longest else untouched, rel=1e-4)
 
 
+@pytest.mark.parametrize("method", ["HVI", "flow"])
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_gradient_without_a_length_is_zero_and_leaves_the_other_seed_alone(method, bad):
+    torch.manual_seed(0)
+    kernels = contestant(method).kernels()
+    for parameter in kernels.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    parts = lambda s: [  # noqa: E731
+        p.grad if method == "flow" else p.grad[s]
+        for k in kernels
+        for p in (k.kernels[s] if method == "flow" else k).parameters()
+    ]
+    parts(0)[0].flatten()[0] = bad
+    shorten(kernels)
+    assert all(bool((part == 0).all()) for part in parts(0))
+    assert all(bool((part == 1e-3).all()) for part in parts(1))
+
+
 def test_the_judge_of_exact_draws_and_of_one_mode():
     ring, generator = LANDMARKS["ring"](), torch.Generator().manual_seed(0)
     exact, flat = ring.sample(4000, generator=generator)[:, None], torch.full((4000, 1), ring.log_z).double()

@@ -202,9 +202,12 @@ class Contestant:
 
 
 def shorten(kernels: nn.ModuleList) -> None:
-    """Gradients of the kernels no longer than LONGEST_GRADIENT, for each seed on its own; a path's stay as they are."""
+    """Gradients of the kernels as :func:`shorten_by_seed` makes them, copies or not; a path's stay as they are."""
     single = [kernel.kernels for kernel in kernels if isinstance(kernel, OnePerSeed)]
     for copies in zip(*single, strict=True):
-        nn.utils.clip_grad_norm_([one for copy in copies for one in copy.parameters()], LONGEST_GRADIENT)
+        own = [one for copy in copies for one in copy.parameters()]
+        if not nn.utils.clip_grad_norm_(own, LONGEST_GRADIENT).isfinite():
+            for one in own:
+                one.grad = torch.zeros_like(one)
     if not single:
         shorten_by_seed(kernels.parameters())
