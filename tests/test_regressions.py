@@ -19,6 +19,12 @@ def test_the_data(name, rows, weights, ones):
     torch.testing.assert_close(x[:, :-1][:, moves].square().mean(0), still + 1)
 
 
+def test_the_data_are_the_callers_own():
+    for part in load("sonar"):
+        part.zero_()
+    assert load("sonar")[1].sum() == 111 and load("sonar")[0].abs().sum() > 0
+
+
 @pytest.mark.parametrize("name", LOG_Z)
 def test_the_posterior_is_prior_times_likelihood(name):
     target, (x, y) = regression(name), load(name)

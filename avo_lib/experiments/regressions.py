@@ -26,7 +26,6 @@ LOG_Z = {"ionosphere": -111.613, "sonar": -108.385}
 FREEDOM, PILOTS, PILOT = 20, 5, 100_000  # of the proposal's t distribution: its tails are heavier than the prior's
 
 
-@lru_cache
 def load(name: str) -> tuple[Tensor, Tensor]:
     """Columns ``(n, dim)``, standardised, the last of them ones, and labels 0 or 1 ``(n,)``.
 
@@ -38,6 +37,12 @@ def load(name: str) -> tuple[Tensor, Tensor]:
     """
     if name not in LOG_Z:
         raise ValueError(f"regressions are {', '.join(LOG_Z)}, not {name!r}")
+    x, y = _read(name)
+    return x.clone(), y.clone()
+
+
+@lru_cache
+def _read(name: str) -> tuple[Tensor, Tensor]:
     file = repository("data/regressions") / f"{name}.csv"
     rows = [[float(number) for number in line.split(",")] for line in file.read_text(encoding="utf-8").splitlines()]
     table = torch.tensor(rows, dtype=torch.float64)
