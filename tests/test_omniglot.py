@@ -31,6 +31,7 @@ def root(tmp_path, monkeypatch):
         archive.write_bytes(part.encode())
         checksums[part] = hashlib.md5(part.encode()).hexdigest()
     monkeypatch.setattr(Omniglot, "zips_md5", checksums)
+    monkeypatch.setattr(omniglot, "DRAWINGS", 2 * DRAWINGS)
     monkeypatch.setattr(omniglot, "TRAIN_IMAGES", 16)
     monkeypatch.setattr(omniglot, "VALIDATION_IMAGES", 3)
     return tmp_path
@@ -52,11 +53,15 @@ def test_both_binarisations_share_the_images_that_judge_them(root):
     assert 0 < ((dynamic.train > 0) & (dynamic.train < 1)).double().mean() < 0.2, "grey at the strokes' edges"
 
 
-def test_what_cannot_be_is_refused(root, monkeypatch):
+def test_what_cannot_be_is_refused(root):
     with pytest.raises(ValueError, match="binarisation must be one of dynamic, fixed"):
         load_omniglot("grey", root)
-    monkeypatch.setattr(omniglot, "TRAIN_IMAGES", 30)
-    with pytest.raises(DataError, match="has 24 drawings of OMNIGLOT's 32,460"):
+    drawing = next(root.rglob("0003_01.png"))
+    drawing.write_bytes(b"")
+    with pytest.raises(DataError, match=r"cannot be read \(.*0003_01.png.*\)\. If it is damaged, delete"):
+        load_omniglot("fixed", root)
+    drawing.unlink()
+    with pytest.raises(DataError, match="has 23 drawings of OMNIGLOT's 24"):
         load_omniglot("fixed", root)
 
 

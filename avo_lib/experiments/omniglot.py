@@ -18,6 +18,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from avo_lib.data import Dataset, binarise
 from avo_lib.experiments.mnist import BINARISATION_SEED, BINARISATIONS, DataError, cache_folder
 
+DRAWINGS = 32_460
 SHUFFLE_SEED = 2015
 TRAIN_IMAGES, VALIDATION_IMAGES = 23_000, 1345  # of the papers' 24,345; all others test
 
@@ -56,10 +57,15 @@ def _read(root: Path) -> Tensor:
         parts = _download(root)
     except OSError as error:
         raise DataError(f"OMNIGLOT has no place: {error}") from error
-    ink = [1 - image.float() / 255 for part in parts for image, _ in part]
-    if len(ink) <= TRAIN_IMAGES + VALIDATION_IMAGES:
-        raise DataError(f"{root} has {len(ink)} drawings of OMNIGLOT's 32,460. Delete it and start again")
-    return torch.cat([adaptive_avg_pool2d(image, 28) for image in ink]).flatten(1)
+    if (found := sum(map(len, parts))) != DRAWINGS:
+        raise DataError(f"{root} has {found:,} drawings of OMNIGLOT's {DRAWINGS:,}. Delete it and start again")
+    try:
+        ink = [adaptive_avg_pool2d(1 - image.float() / 255, 28) for part in parts for image, _ in part]
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's for a damaged PNG
+        raise DataError(
+            f"a drawing of OMNIGLOT cannot be read ({error}). If it is damaged, delete {root} and start again"
+        ) from error
+    return torch.cat(ink).flatten(1)
 
 
 def _download(root: Path) -> list[Omniglot]:
