@@ -143,3 +143,15 @@ def test_what_does_not_exist_is_refused():
         DynamicsConfig("banana", "ula", 4)
     with pytest.raises(ValueError, match="mala, hvi, ula, uha, mcd, cmcd"):
         DynamicsConfig("ring", "nuts", 4)
+
+
+@pytest.mark.parametrize("find", [build, train, lambda config: load_dynamics(config, 5)])
+def test_mala_has_no_kernels_that_learn(find):
+    with pytest.raises(ValueError, match="mala has no kernels that learn"):
+        find(DynamicsConfig("ring", "mala", dynamics.DRAWN))
+
+
+@pytest.mark.parametrize("change", [{"target": "funnel"}, {"T": 4}])
+def test_weights_that_are_not_kept_are_not_promised(change):
+    with pytest.raises(ValueError, match="weights are kept of the ring with T = 8, not of"):
+        load_dynamics(replace(DynamicsConfig("ring", "ula", 8), **change), 5)

@@ -94,7 +94,9 @@ class DynamicsConfig:
 
 
 def build(config: DynamicsConfig, *, seed: int = 0) -> nn.ModuleList:
-    """Untrained kernels for all seeds: Langevin dynamics at first, or gated kernels that move half a base's width."""
+    """Kernels for all seeds, at first Langevin or as wide as half a base; for MALA none can learn: a ValueError."""
+    if config.method == "mala":
+        raise ValueError("mala has no kernels that learn: evaluate(config, None) tunes its steps, and runs it")
     dim, step, batch = config.landmark().dim, FIRST_STEP[config.target], (config.seeds,)
     options: dict[str, Any] = {"clip": CLIP, "batch": batch}
     times = linear_alphas(config.T).tolist()
@@ -116,6 +118,7 @@ def train(config: DynamicsConfig, *, seed: int = 0) -> nn.ModuleList:
 
     Raises:
         FloatingPointError: If the objective is not finite.
+        ValueError: If the method is ``"mala"``.
     """
     kernels, generator = build(config, seed=seed), torch.Generator().manual_seed(seed)
     chain, parameters = config.chain(kernels, config.batch), list(kernels.parameters())
@@ -224,7 +227,7 @@ def _fitted(config: DynamicsConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
     started = time.monotonic()
     kernels = None if config.method == "mala" else train(config)
     seconds = round(time.monotonic() - started, 1)
-    kept = kernels.state_dict() if kernels is not None and config.T == DRAWN and config.target == "ring" else {}
+    kept = kernels.state_dict() if kernels is not None and (config.target, config.T) == ("ring", DRAWN) else {}
     first = {name: value[:1].clone() for name, value in kept.items()}
     found = evaluate(config, kernels)
     return {"versions": versions(), "seconds": seconds, "training_gradients": training_gradients(config)} | found, first
@@ -235,8 +238,10 @@ def load_dynamics(config: DynamicsConfig, points: int, folder: Path = RESULTS) -
 
     Raises:
         FileNotFoundError: If these weights are not there; the message says which command makes them.
-        ValueError: If they are damaged.
+        ValueError: If they are damaged, or none are kept of such a fit.
     """
+    if (config.target, config.T) != ("ring", DRAWN):
+        raise ValueError(f"weights are kept of the ring with T = {DRAWN}, not of {config.target} with T = {config.T}")
     one = replace(config, seeds=1)
     kernels = build(one)
     load_weights(kernels, dynamics_file(config, folder).with_suffix(".safetensors"), "dynamics")
