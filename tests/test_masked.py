@@ -182,6 +182,12 @@ def test_it_is_a_likelihood_of_the_vae(T, objective, generator):
         assert not path.log_likelihood_frozen(z).requires_grad
 
 
+def test_no_images_are_a_batch_too():
+    model = masked_vae()
+    assert model.chain(torch.zeros(0, 9)).sample((4,)).log_w().shape == (4, 0)
+    assert model.likelihood.sample(model.decode(torch.zeros(0, 2))).shape == (0, 9)
+
+
 def test_importance_sampling_finds_the_likelihood(generator):
     """A code of two numbers can be integrated on a grid: p(x) of all 2⁹ images sums to one, and IS agrees."""
     model = masked_vae().requires_grad_(False).eval()

@@ -36,6 +36,14 @@ def test_shapes_and_gradients(config, x, generator):
 
 
 @every_config
+def test_no_images_are_a_batch_too(config):
+    model = VAE(config).eval()
+    assert model.chain(torch.zeros(0, 12)).sample((4,)).log_w().shape == (4, 0)
+    assert model.chain(torch.zeros(2, 12)).sample((0,)).log_w().shape == (0, 2)
+    assert model.sample_images(0).shape == (0, 12)
+
+
+@every_config
 def test_the_bound_is_what_it_says(config, x, generator):
     """Log w by torch.distributions: p(z) p(x|z) over q_0, and the kernels' ratios."""
     model = VAE(config).eval()
@@ -86,6 +94,8 @@ def test_wrong_images_are_refused(images, message):
     [
         ({"layers": "relu"}, "leaky_relu, gated"),
         ({"kernel": "iaf"}, "gated, householder, autoregressive"),
+        ({"conditioning": "film"}, "concat, weight_norm"),
+        ({"std_init": 1000.0}, "0 < std_init < 700"),
         ({"layers": "gated"}, "batch_norm=False"),
         ({"hidden": ()}, "at least one hidden layer"),
     ],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from avo_lib.checks import check_count
 from avo_lib.numerics import Noise, sum_last, traced
 from avo_lib.paths import LogDensity
 
@@ -84,6 +85,8 @@ class Flow(nn.Module):
     @staticmethod
     def _moved(transform: Any, z: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """The image of z, shaped as it is, and log|det J| at z, ``(...)``."""
+        if not z.numel():  # zuko's networks cannot take no points
+            return z, z.new_zeros(z.shape[:-1])
         if hasattr(transform, "call_and_ladj"):
             moved, log_det = transform.call_and_ladj(z)
         else:
@@ -125,6 +128,7 @@ def autoregressive(dim: int, hidden: int, *, context_dim: int = 0, reverse: bool
 
     Raises:
         ModuleNotFoundError: Without zuko, which the extra ``flows`` brings.
+        ValueError: If a size is below 1 (the context's may be 0).
 
     >>> kernel = autoregressive(dim=3, hidden=16)
     >>> z, log_ratio = kernel(torch.ones(5, 3), None, None)
@@ -136,7 +140,8 @@ def autoregressive(dim: int, hidden: int, *, context_dim: int = 0, reverse: bool
         from zuko.flows.autoregressive import MaskedAutoregressiveTransform
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("autoregressive flows need zuko: pip install '.[flows]'", name=error.name) from error
-    order = torch.arange(dim)
+    dim, hidden = check_count("dim", dim), check_count("hidden", hidden)
+    context_dim, order = check_count("context_dim", context_dim, least=0), torch.arange(dim)
     transform = MaskedAutoregressiveTransform(
         dim,
         context_dim,

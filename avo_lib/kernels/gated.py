@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avo_lib.checks import check_count
 from avo_lib.numerics import Noise, log_normal, standard_normal, sum_last
 from avo_lib.paths import LogDensity
 
 STD_FLOOR = 1e-6
+CONDITIONINGS = ("concat", "weight_norm")
 
 
 class ConditionalLinear(nn.Module):
@@ -31,15 +33,18 @@ class ConditionalLinear(nn.Module):
             together with a context.
 
     Raises:
-        ValueError: If there is no such conditioning, or copies are asked for together with a context.
+        ValueError: If there is no such conditioning, a size is below 1 (the context's may be 0), or copies are asked
+            for together with a context.
     """
 
     def __init__(
         self, in_dim: int, out_dim: int, context_dim: int = 0, conditioning: str = "concat", batch: tuple[int, ...] = ()
     ) -> None:
         super().__init__()
-        if conditioning not in ("concat", "weight_norm"):
+        if conditioning not in CONDITIONINGS:
             raise ValueError(f"conditioning must be 'concat' or 'weight_norm', not {conditioning!r}")
+        in_dim, out_dim = check_count("in_dim", in_dim), check_count("out_dim", out_dim)
+        context_dim = check_count("context_dim", context_dim, least=0)
         if batch and context_dim:
             raise ValueError("independent copies take no context here: they would share the layers that read it")
         bound = 1 / math.sqrt(in_dim)
@@ -102,6 +107,16 @@ class GatedGaussian(nn.Module):
         return torch.lerp(z, m, gate.sigmoid()), functional.softplus(std) + STD_FLOOR
 
 
+def check_start(std_init: float, gate_bias: float) -> None:
+    """Refuse what no kernel can start with.
+
+    Raises:
+        ValueError: If ``std_init`` is not between 0 and 700, or ``gate_bias`` is not finite.
+    """
+    if not 0 < std_init < 700 or not math.isfinite(gate_bias):  # above, its softplus has no inverse in float64
+        raise ValueError(f"need 0 < std_init < 700 and a finite gate_bias, got {std_init} and {gate_bias}")
+
+
 class GatedKernel(nn.Module):
     """A gated Gaussian forward kernel q with a gated Gaussian reverse kernel r of its own.
 
@@ -121,7 +136,8 @@ class GatedKernel(nn.Module):
         batch: Leading axes of independent copies, e.g. ``(seeds,)``: one batched run trains them all.
 
     Raises:
-        ValueError: If ``std_init`` is not between 0 and 700, or ``gate_bias`` is not finite.
+        ValueError: If a size is below 1 (the context's may be 0), ``std_init`` not between 0 and 700, or ``gate_bias``
+            not finite.
 
     >>> kernel = GatedKernel(dim=2, hidden=8)
     >>> z, log_ratio = kernel(torch.zeros(5, 2), None, None)
@@ -142,8 +158,8 @@ class GatedKernel(nn.Module):
         batch: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        if not 0 < std_init < 700 or not math.isfinite(gate_bias):  # above, its softplus has no inverse in float64
-            raise ValueError(f"need 0 < std_init < 700 and a finite gate_bias, got {std_init} and {gate_bias}")
+        check_start(std_init, gate_bias)
+        dim, hidden = check_count("dim", dim), check_count("hidden", hidden)
         act = activation or nn.ReLU()
         args = (dim, hidden, context_dim, conditioning, act, std_init, gate_bias, batch)
         self.q, self.r = GatedGaussian(*args), GatedGaussian(*args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from avo_lib.checks import check_count
 from avo_lib.numerics import Noise, check_size
 from avo_lib.paths import LogDensity
 
@@ -19,6 +20,9 @@ class Householder(nn.Module):
         dim: Size of the latent.
         context_dim: Size of the context; 0 for a free v.
 
+    Raises:
+        ValueError: If a size is below 1 (the context's may be 0).
+
     >>> z = torch.tensor([[3.0, 4.0]])
     >>> reflected, log_ratio = Householder(dim=2)(z, None, None)
     >>> round(reflected.norm().item(), 4), log_ratio.item()
@@ -27,6 +31,7 @@ class Householder(nn.Module):
 
     def __init__(self, dim: int, *, context_dim: int = 0) -> None:
         super().__init__()
+        dim, context_dim = check_count("dim", dim), check_count("context_dim", context_dim, least=0)
         self.vector = nn.Parameter(torch.randn(dim))
         self.vector_of_context = nn.Linear(context_dim, dim, bias=False) if context_dim else None
 

@@ -85,7 +85,8 @@ class MaskedConvolution(nn.Module):
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         """``(images, in_dim, height, width)`` to ``(images, out_dim, height, width)``."""
         patches = functional.unfold(h, self.window, padding=self.window // 2).unflatten(1, (h.shape[1], -1))
-        return _product((patches * mask).flatten(1, 2), self.weight, self.bias).reshape(len(h), -1, *h.shape[-2:])
+        out = _product((patches * mask).flatten(1, 2), self.weight, self.bias)
+        return out.reshape(*out.shape[:2], *h.shape[-2:])
 
 
 def _product(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -172,11 +173,10 @@ class MaskedBernoulli(Bernoulli):
             )
         first, *rest = self.layers
         image = (2.0 * x - 1).reshape(-1, 1, self.height, self.width)
-        seen = (
-            first(image, self.get_buffer("mask0")).flatten(2).reshape(*x.shape[:-1], -1, pixels)
-        )  # once for all draws of z
+        seen = first(image, self.get_buffer("mask0")).flatten(2)  # once for all draws of z
+        seen = seen.reshape(*x.shape[:-1], self.read.out_features, pixels)
         maps = given.reshape(-1, self.maps, pixels)
-        told = _product(maps, self.read.weight).reshape(*given.shape[:-1], -1, pixels)
+        told = _product(maps, self.read.weight).reshape(*given.shape[:-1], self.read.out_features, pixels)
         h = seen + told
         h = h.reshape(-1, h.shape[-2], self.height, self.width)
         for i, layer in enumerate(rest, start=1):

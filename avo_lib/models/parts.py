@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from avo_lib.numerics import check_binary, log_bernoulli, log_normal
 
+LAYERS = ("leaky_relu", "gated")
+
 
 class GatedLayer(nn.Module):
     """(W h + b) * sigmoid(V h + c), in one product (Tomczak & Welling 2016)."""
@@ -30,7 +32,7 @@ def trunk(widths: Sequence[int], layers: str, batch_norm: bool) -> nn.Sequential
     Raises:
         ValueError: If there are no such layers, or gated ones are to be batch-normalised.
     """
-    if layers not in ("gated", "leaky_relu") or (layers == "gated" and batch_norm):
+    if layers not in LAYERS or (layers == "gated" and batch_norm):
         raise ValueError(f"layers are 'leaky_relu', or 'gated' without batch norm, not {layers!r}, {batch_norm=}")
     modules: list[nn.Module] = []
     for in_dim, out_dim in pairwise(widths):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,13 +12,13 @@ from torch.nn import functional
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.checks import check_count, check_counts
 from avo_lib.kernels import GatedKernel, Householder, Kernel, autoregressive
-from avo_lib.models.parts import LIKELIHOODS, Bernoulli, GaussianNoise, frozen, trunk
+from avo_lib.kernels.gated import CONDITIONINGS, check_start
+from avo_lib.models.parts import LAYERS, LIKELIHOODS, Bernoulli, GaussianNoise, frozen, trunk
 from avo_lib.models.vamp import EvenMixture
 from avo_lib.numerics import log_normal, standard_normal, traced
 from avo_lib.paths import AmortisedPath, linear_alphas
 
 STD_FLOOR = 1e-4
-LAYERS = ("leaky_relu", "gated")
 KERNELS = ("gated", "householder", "autoregressive")
 
 
@@ -62,7 +61,8 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist and combinations that make no sense."""
-        for value, valid in ((self.layers, LAYERS), (self.kernel, KERNELS), (self.likelihood, tuple(LIKELIHOODS))):
+        names = (self.layers, self.kernel, self.conditioning, self.likelihood)
+        for value, valid in zip(names, (LAYERS, KERNELS, CONDITIONINGS, LIKELIHOODS), strict=True):
             if value not in valid:
                 raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
         if self.layers == "gated" and self.batch_norm:
@@ -77,10 +77,7 @@ class VAEConfig:
         if not self.hidden:
             raise ValueError("need at least one hidden layer")
         object.__setattr__(self, "hidden", tuple(check_count("a width in hidden", width) for width in self.hidden))
-        if not 0 < self.std_init < math.inf or not math.isfinite(self.gate_bias):
-            raise ValueError(
-                f"need a positive std_init and a finite gate_bias, got {self.std_init} and {self.gate_bias}"
-            )
+        check_start(self.std_init, self.gate_bias)
 
 
 class VAE(nn.Module):
@@ -150,7 +147,7 @@ class VAE(nn.Module):
         given = decoder(z.reshape(-1, z.shape[-1]))
         if given.shape != (expected := (z.shape[:-1].numel(), self.likelihood.maps * self.config.pixels)):
             raise ValueError(f"the decoder should give {tuple(expected)} numbers, but gives {tuple(given.shape)}")
-        return given.reshape(*z.shape[:-1], -1)
+        return given.reshape(*z.shape[:-1], expected[1])
 
     def learned_prior(self) -> EvenMixture | None:
         """The mixture that the pseudo-inputs make; None where the prior is N(0, I)."""
