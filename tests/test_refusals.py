@@ -10,10 +10,24 @@ from test_kernels import KERNELS
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import ais, reverse_ais
-from avo_lib.kernels import HMC, GatedKernel, Langevin, tune_step_sizes
+from avo_lib.experiments.benchmark import BenchmarkConfig
+from avo_lib.experiments.contestants import Affine
+from avo_lib.kernels import (
+    HMC,
+    Drift,
+    GatedKernel,
+    Householder,
+    Langevin,
+    Underdamped,
+    autoregressive,
+    tune_step_sizes,
+)
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.models.iterative import elbo_gradient
+from avo_lib.models.linear_vae import LinearVAE, ppca
 from avo_lib.models.parts import trunk
+from avo_lib.models.ring import Ring, RingConfig
+from avo_lib.models.vamp import EvenMixture
 from avo_lib.nested import LearnedPath, nested
 from avo_lib.numerics import effective_sample_size, log_normal
 from avo_lib.objectives import AVO, elbo
@@ -274,6 +288,24 @@ def test_avo_without_kernels_is_refused_at_the_first_step(generator):
         lambda: VAEConfig(std_init=0.0),
         lambda: VAEConfig(std_init=math.nan),
         lambda: VAEConfig(gate_bias=math.nan),
+        lambda: GatedKernel(0, 8),
+        lambda: GatedKernel(2, 0),
+        lambda: Drift(0, 8),
+        lambda: Drift(2, 8.5),
+        lambda: Householder(0),
+        lambda: autoregressive(0, 8),
+        lambda: autoregressive(2, 0),
+        lambda: Underdamped(0.1, math.nan),
+        lambda: EvenMixture(torch.empty(0, 2), torch.empty(0, 2)),
+        lambda: elbo_gradient(torch.zeros(5, 4), log_normal, samples=2.0),
+        lambda: tune_step_sizes(hmc_chain().path, lambda: torch.zeros(9, 2), adaptations=2.5),
+        lambda: LinearVAE(torch.ones(3, 1), torch.ones(3)),
+        lambda: ppca(torch.ones(3, 3).triu(), 1),
+        lambda: ppca(torch.ones(3, 2), 1),
+        lambda: Ring(RingConfig("avo", (0.1,), seeds=3)).bound(torch.zeros(1, 7, 2)),
+        lambda: Affine(3, diagonal=True)(torch.zeros(5, 1), None, None),
+        lambda: Affine(3, diagonal=False).reverse(torch.zeros(5, 1), None, None),
+        lambda: BenchmarkConfig("sonar", "ULA", budget=7),
         lambda: trunk((4, 8), "tanh", False),
         lambda: trunk((4, 8), "gated", True),
         lambda: TrainConfig(epochs=1.5),

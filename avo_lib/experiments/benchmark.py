@@ -59,7 +59,8 @@ class BenchmarkConfig:
         seeds: Independent runs.
 
     Raises:
-        ValueError: If there is no such target or method, a number is not positive, or samples is below 2.
+        ValueError: If there is no such target or method, a number is not positive, samples is below 2, or a budget
+            that pays for a mean-field fit too is below 8.
     """
 
     target: str
@@ -77,7 +78,9 @@ class BenchmarkConfig:
                 f"targets are {', '.join(TARGETS)} and methods {', '.join(METHODS)}, not {self.target!r} and "
                 f"{self.method!r}"
             )
-        check_counts(self, "budget", "batch", "seeds")
+        share = FITTED_SHARE if self.target in FITTED and self.method not in PROPOSALS else 1
+        check_counts(self, "budget", least=share)  # an eighth of which is a budget too
+        check_counts(self, "batch", "seeds")
         check_counts(self, "samples", least=2)
         check_positive(self, "lr")
 

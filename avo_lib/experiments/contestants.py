@@ -15,7 +15,7 @@ from avo_lib.experiments.dynamics import CLIP
 from avo_lib.kernels import Controlled, Drift, GatedKernel, Kernel, Langevin, Underdamped, autoregressive
 from avo_lib.momentum import with_momentum
 from avo_lib.nested import LearnedPath, Stand, nested
-from avo_lib.numerics import Noise, sum_last
+from avo_lib.numerics import Noise, check_size, sum_last
 from avo_lib.objectives import avo, elbo
 from avo_lib.paths import GeometricPath, LogDensity, linear_alphas
 
@@ -29,6 +29,8 @@ class Affine(nn.Module):
         dim: Size of z.
         diagonal: Whether L is diagonal, as in a mean field.
         batch: Leading axes of independent copies; z is then ``(..., *batch, points, dim)``.
+
+    Points of another size are refused by a ValueError.
 
     >>> z, log_ratio = Affine(3, diagonal=False)(torch.ones(5, 3), None, None)
     >>> z.shape, log_ratio.tolist()
@@ -44,6 +46,7 @@ class Affine(nn.Module):
         self, z_prev: Tensor, log_f: LogDensity | None, context: Tensor | None, *, generator: Noise = None
     ) -> tuple[Tensor, Tensor]:
         """Move; see :class:`avo_lib.kernels.Kernel`."""
+        check_size("the affine map", z_prev, self.shift.shape[-1])
         z = self.shift + self.log_scale.exp() * z_prev
         if self.below is not None:
             z = z + z_prev @ self.below.tril(-1).mT
@@ -53,6 +56,7 @@ class Affine(nn.Module):
         self, z: Tensor, log_f: LogDensity | None, context: Tensor | None, *, generator: Noise = None
     ) -> tuple[Tensor, Tensor]:
         """Move back by the inverse."""
+        check_size("the affine map", z, self.shift.shape[-1])
         factor = self.log_scale.exp().mT * torch.eye(z.shape[-1])
         if self.below is not None:
             factor = factor + self.below.tril(-1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from avo_lib.checks import check_counts, check_positive
+from avo_lib.checks import check_count, check_counts, check_positive
 from avo_lib.numerics import Noise, check_axes, standard_normal, sum_last, traced
 from avo_lib.paths import LogDensity, Path
 
@@ -156,8 +156,9 @@ def tune_step_sizes(
         ValueError: If a guess is impossible, or so far off that at the end of a target the pilot accepts next to
             nothing. Steps that are still too short are not refused: see what :func:`avo_lib.evaluation.ais` accepts.
     """
-    if not 0 < acceptance < 1 or adaptations < 1:
-        raise ValueError(f"need 0 < acceptance < 1 and adaptations of at least 1, got {acceptance} and {adaptations}")
+    if not 0 < acceptance < 1:
+        raise ValueError(f"need 0 < acceptance < 1, not {acceptance}")
+    adaptations = check_count("adaptations", adaptations)
     kernels: list[HMC] = []
     kernel, z = HMC(step_size, leapfrog_steps), start()
     for t in range(1, len(path.alphas)):

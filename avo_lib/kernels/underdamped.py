@@ -34,7 +34,7 @@ class Underdamped(nn.Module):
         batch: Leading axes of independent copies.
 
     Raises:
-        ValueError: If the step size or the clip is not positive.
+        ValueError: If the step size or the clip is not positive, or the angle not finite.
 
     >>> kernel = Underdamped(0.1, 0.5)
     >>> z, log_ratio = kernel(torch.zeros(5, 4), lambda z: -0.5 * z.square().sum(-1), None)
@@ -45,6 +45,8 @@ class Underdamped(nn.Module):
     def __init__(self, step_size: float, angle: float, *, clip: float = math.inf, batch: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.log_step, self.clip = log_step_size(step_size, clip, batch), clip
+        if not math.isfinite(angle):
+            raise ValueError(f"an angle is finite, and best between 0 and π/2, not {angle}")
         self.angle = nn.Parameter(torch.full_like(self.log_step.detach(), angle))
 
     def forward(

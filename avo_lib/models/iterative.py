@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from avo_lib.chain import Gaussian
+from avo_lib.checks import check_count
 from avo_lib.kernels.hamiltonian import check_gradients
 from avo_lib.numerics import check_axes, standard_normal
 from avo_lib.paths import LogDensity
@@ -56,7 +57,7 @@ def elbo_gradient(
         RuntimeError: Under ``torch.inference_mode()``, which leaves log f no gradient.
     """
     check_gradients()
-    if samples < 2 or samples % 2:
+    if check_count("samples", samples, least=2) % 2:
         raise ValueError(f"the noise comes in pairs: samples must be an even number, not {samples}")
     with torch.enable_grad():
         lam = lam.detach().requires_grad_()

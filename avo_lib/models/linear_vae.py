@@ -32,7 +32,7 @@ class PPCA:
     log_marginal: Tensor
 
 
-def ppca(covariance: Tensor, dim: int, noise_var: float | None = None) -> PPCA:
+def ppca(covariance: Tensor, dim: int, noise_var: Tensor | float | None = None) -> PPCA:
     r"""Probabilistic PCA in closed form, :math:`W = U(\Lambda - \sigma^2 I)_+^{1/2}` (Tipping & Bishop 1999).
 
     Args:
@@ -41,7 +41,7 @@ def ppca(covariance: Tensor, dim: int, noise_var: float | None = None) -> PPCA:
         noise_var: σ² held fixed; by default its maximum-likelihood value, the mean of the unused eigenvalues.
 
     Raises:
-        ValueError: If there are too many latents or σ² is not positive.
+        ValueError: If there are too many latents, σ² is not positive, or S not finite and symmetric.
 
     >>> best = ppca(torch.tensor([5.0, 2.0, 1.0]), 1)
     >>> best.noise_var.item(), round(best.weight.square().sum().item(), 4)
@@ -49,9 +49,13 @@ def ppca(covariance: Tensor, dim: int, noise_var: float | None = None) -> PPCA:
     """
     if not 1 <= dim < len(covariance):
         raise ValueError(f"need 1 ≤ dim < data_dim, got dim {dim} and data_dim {len(covariance)}")
-    values, vectors = torch.linalg.eigh(covariance.diag() if covariance.dim() == 1 else covariance)
+    full = covariance.diag() if covariance.dim() == 1 else covariance
+    if full.shape != full.mT.shape or not bool((full - full.mT).abs().max() <= 1e-4 * full.abs().max()):
+        raise ValueError("need a covariance (data_dim, data_dim) that is finite and symmetric, or its diagonal")
+    values, vectors = torch.linalg.eigh(full)
     values, vectors = values.flip(0), vectors.flip(1)
-    variance = values[dim:].mean() if noise_var is None else values.new_tensor(noise_var)
+    held = values[dim:].mean() if noise_var is None else noise_var
+    variance = torch.as_tensor(held, dtype=values.dtype, device=values.device)
     if not variance > 0:
         raise ValueError(f"the noise variance must be positive, not {variance.item():.3g}: use fewer latents or fix it")
     weight = vectors[:, :dim] * (values[:dim] - variance).clamp(min=0).sqrt()
@@ -98,7 +102,8 @@ class LinearVAE(nn.Module):
         learn_noise: Whether σ² is a parameter.
 
     Raises:
-        ValueError: If W is no matrix, V has another shape than its transpose, or σ² is not positive.
+        ValueError: If W is no matrix, V has another shape than its transpose, or σ² is not positive or is shaped
+            otherwise.
 
     >>> covariance = torch.tensor([5.0, 2.0, 1.0])
     >>> best = ppca(covariance, 1)
@@ -110,7 +115,11 @@ class LinearVAE(nn.Module):
         self, weight: Tensor, noise_var: Tensor | float, *, encoder: Tensor | None = None, learn_noise: bool = True
     ) -> None:
         super().__init__()
-        variance = torch.as_tensor(noise_var, dtype=weight.dtype).expand(weight.shape[:-2]).clone()
+        variance = torch.as_tensor(noise_var, dtype=weight.dtype)
+        try:
+            variance = variance.expand(weight.shape[:-2]).clone()
+        except RuntimeError as error:
+            raise ValueError(f"need noise_var {tuple(weight.shape[:-2])}, got {tuple(variance.shape)}") from error
         if weight.dim() < 2 or not bool((variance > 0).all()):
             raise ValueError(f"need (..., data_dim, dim) and noise_var > 0, got {tuple(weight.shape)}, {noise_var}")
         best, posterior_var = best_encoder(weight, variance)

@@ -177,7 +177,9 @@ class Ring(nn.Module):
         return std.reshape(z.shape[-3], *z.shape[:-3], *z.shape[-2:]).movedim(0, -3)
 
     def chain(self, x: Tensor) -> Chain:
-        """The approximate posterior of x, ``(copies, points, 2)``; for IWAE all x share the draws of the prior."""
+        """The approximate posterior of x, ``(copies, points, 2)``, or a ValueError; IWAE's share the prior's draws."""
+        if x.dim() != 3 or (len(x), x.shape[-1]) != (self.config.copies, 2):
+            raise ValueError(f"need data ({self.config.copies}, points, 2), each copy its own, got {tuple(x.shape)}")
         if self.encoder is not None:
             loc, raw = self.encoder(x).chunk(2, -1)
             proposal = Gaussian(loc, functional.softplus(raw) + STD_FLOOR)

@@ -20,10 +20,10 @@ class EvenMixture:
 
     Attributes:
         mean: Means ``(K, dim)``.
-        std: Standard deviations, of the same shape.
+        std: Standard deviations, positive, of the same shape; their numbers are not looked at.
 
     Raises:
-        ValueError: If they have other shapes.
+        ValueError: If they have other shapes, or there are none.
 
     >>> two = EvenMixture(torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1))
     >>> round(two.log_prob(torch.zeros(1)).item(), 4)
@@ -37,9 +37,10 @@ class EvenMixture:
 
     def __post_init__(self) -> None:
         """One Gaussian alone would be taken for as many as it has coordinates."""
-        if self.mean.dim() != 2 or self.std.shape != self.mean.shape:
+        if self.mean.dim() != 2 or self.std.shape != self.mean.shape or not self.mean.numel():
             raise ValueError(
-                f"need mean and std (K, dim), got {tuple(self.mean.shape)} and {tuple(self.std.shape)}: use mean[None]"
+                f"need mean and std (K, dim), none of them empty, got {tuple(self.mean.shape)} and "
+                f"{tuple(self.std.shape)}: one Gaussian alone is mean[None]"
             )
 
     def log_prob(self, z: Tensor) -> Tensor:
