@@ -15,7 +15,7 @@ import avo_lib
 from avo_lib.checkpoint import SEAL, seal
 from avo_lib.data import Dataset
 from avo_lib.estimate import Estimate
-from avo_lib.experiments import campaign, protocols, results
+from avo_lib.experiments import campaign, omniglot, protocols, results
 from avo_lib.experiments.campaign import load_model, log_likelihood_of_test, run, sweep
 from avo_lib.experiments.mnist import load_mnist
 from avo_lib.experiments.protocols import EXPERIMENTS, find
@@ -305,6 +305,18 @@ def test_fashion_is_the_screening_on_other_images(monkeypatch):
         protocols.DATASETS, "fashion_mnist", lambda binarisation: Dataset(*3 * [torch.zeros(20_000, 784)])
     )
     assert len(find("fashion", "vae").data().train) == 10_000
+
+
+def test_omniglot_is_the_paper_protocol_on_other_images():
+    """Its epochs have 230 steps, not 500, and beta is 1 after half of them all the same."""
+    for name, setup in EXPERIMENTS["omniglot"].items():
+        paper, beta = find("paper", name), setup.train.beta
+        assert setup.dataset == "omniglot" and setup.model == replace(paper.model, latent=200)
+        assert replace(setup.train, beta=paper.train.beta) == paper.train
+        steps = -(-omniglot.TRAIN_IMAGES // setup.train.batch_size)
+        assert beta(0) == 0.2 and beta(99 * steps) < 1 == beta(100 * steps) and setup.train.epochs == 200
+    cycles = protocols._methods(find("omniglot", "vae"))["vae_cyclical"].train.beta
+    assert cycles.period * 4 == 200 * steps, "the last cycle ends with the training"
 
 
 def test_the_stronger_autoencoder_differs_from_the_report_protocol_in_its_layers_and_prior():
