@@ -84,7 +84,10 @@ def test_a_result_that_is_damaged_or_anothers_is_named(change, tmp_path):
 
 
 def test_a_name_that_a_terminal_would_obey_is_refused(tmp_path):
-    write(tmp_path, "\x1b[2Javo", 0, 90.0)
+    write(tmp_path, "avo", 0, 90.0)
+    file = result_file("toy", "avo", 0, tmp_path)
+    named = json.loads(file.read_text()) | {"method": "\x1b[2Javo"}
+    file.rename(file.with_name("\x1b[2Javo-seed0.json")).write_text(json.dumps(named))
     with pytest.raises(ValueError, match=r"is not a result: ValueError\(.it says that it is toy/\\x1b"):
         load_results(tmp_path)
 
@@ -109,10 +112,18 @@ def test_every_committed_result_is_one():
     assert len(load_results()) == len(list(RESULTS.glob("*/*.json"))) > 50
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70, 0.5, 1.0, True])
 def test_what_is_no_seed_is_refused(seed):
-    with pytest.raises(ValueError, match=r"a seed is a whole number from 0 to 2\*\*63 - 1, not"):
+    with pytest.raises(ValueError, match=r"a seed must be a whole number .*, not"):
         result_file("toy", "avo", seed)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".avo", "a/b", "../avo", "a\\b", "a\tb", "a\0b"])
+def test_a_name_that_is_no_files_is_refused(name):
+    """What would be trained under it could not be read again, or would lie elsewhere."""
+    for names in ((name, "avo"), ("toy", name)):
+        with pytest.raises(ValueError, match=r"names no file: take letters that can be printed, no slash"):
+            result_file(*names, 0)
 
 
 def test_the_table_has_means_over_seeds(tmp_path):

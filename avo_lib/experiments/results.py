@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 import avo_lib
+from avo_lib.checks import check_count
 from avo_lib.experiments.records import expect, read
 from avo_lib.files import CLONE, repository, write_atomically
 
@@ -31,10 +32,13 @@ def result_file(experiment: str, method: str, seed: int, folder: Path | str = RE
     """Where a run's result goes.
 
     Raises:
-        ValueError: If that is no seed.
+        ValueError: If that is no seed, or a name that is no file's, so that the result could not be read again.
     """
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"a seed is a whole number from 0 to 2**63 - 1, not {seed}")
+    if isinstance(seed, bool) or check_count("a seed", seed, 0) >= 2**63:
+        raise ValueError(f"a seed must be a whole number below 2**63, not {seed}")
+    for name in (experiment, method):
+        if not name or name.startswith(".") or not name.isprintable() or {"/", "\\"} & {*name}:
+            raise ValueError(f"{name!r} names no file: take letters that can be printed, no slash, and no dot at first")
     return Path(folder) / experiment / f"{method}-seed{seed}.json"
 
 
