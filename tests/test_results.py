@@ -41,6 +41,15 @@ def test_a_result_without_a_divergence_is_read(tmp_path):
     assert math.isnan(row["KL"]) and row["test NLL"] == 90.0
 
 
+def test_what_is_hidden_is_no_result(tmp_path):
+    """As an editor's copies of files that it shows."""
+    write(tmp_path, "avo", 0, 90.0)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for hidden in (".ipynb_checkpoints/avo-seed0-checkpoint.json", "toy/._avo-seed0.json"):
+        (tmp_path / hidden).touch()
+    assert len(load_results(tmp_path)) == 1
+
+
 def test_a_folder_without_results(tmp_path):
     assert load_results(tmp_path) == load_results(tmp_path / "missing") == []
 

@@ -62,7 +62,7 @@ def read_result(file: Path) -> dict[str, Any]:
 
 
 def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """All results in a folder, in the order of their names.
+    """All results in a folder, in the order of their names; hidden folders and files hold none.
 
     Raises:
         ValueError: If a file is not a result; the message names it.
@@ -70,8 +70,12 @@ def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """
     if not folder.exists():
         return []
-    files = [file for part in folder.iterdir() if part.is_dir() for file in part.iterdir() if file.suffix == ".json"]
+    files = [file for part in _visible(folder) if part.is_dir() for file in _visible(part) if file.suffix == ".json"]
     return [read_result(file) for file in sorted(files)]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
