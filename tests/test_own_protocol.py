@@ -76,6 +76,16 @@ def test_two_processes_run_what_is_missing(folders):
         sweep("stripes", other, **folders)
 
 
+def test_settings_that_cannot_be_written_are_refused_before_any_training(folders):
+    class Endless(Stripes):
+        def described(self) -> dict:
+            return {"clip": float("inf")}
+
+    with pytest.raises(ValueError, match="a number is not finite in {'clip': inf}"):
+        sweep("stripes", METHODS | {"endless": Endless(TrainConfig(epochs=2))}, jobs=1, device="cpu", **folders)
+    assert not folders["results"].exists()
+
+
 def wait_for(event, process: subprocess.Popen) -> None:
     """Fails when the process that should bring it about has ended, or after two minutes."""
     end = time.monotonic() + 120

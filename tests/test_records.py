@@ -39,6 +39,20 @@ def test_no_weight_that_is_not_finite_is_published(spoilt, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_that_share_memory_are_published(tmp_path):
+    tied = torch.nn.ModuleList([linear()] * 2)
+    publish(tmp_path / "one.json", {}, tied.state_dict() | {"one": tied[0].weight, "rows": linear().weight.mT})
+    again = torch.nn.ModuleList([linear(7.0), linear(7.0)])
+    again.one, again.rows = torch.nn.Parameter(torch.zeros(3, 2)), torch.nn.Parameter(torch.zeros(2, 3))
+    load_weights(again, tmp_path / "one.safetensors", "")
+    assert torch.equal(again[0].weight, linear().weight) and torch.equal(again[1].weight, linear().weight)
+
+
+def test_settings_that_cannot_be_written_are_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ValueError, match=r"a number is not finite in {'clip': inf}\. Give None or a text"):
+        once(tmp_path / "one.json", {"clip": math.inf}, None, {})
+
+
 def test_what_is_no_value_is_refused():
     with pytest.raises(TypeError, match="a result holds plain values, and Linear"):
         plain({"objective": linear()})

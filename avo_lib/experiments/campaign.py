@@ -52,7 +52,8 @@ def run(
         The result as written.
 
     Raises:
-        ValueError: If there is no such experiment or method, or a result there is damaged or has other settings.
+        ValueError: If there is no such experiment or method, a setting is not finite, or a result there is damaged or
+            has other settings.
         FloatingPointError: If the objective, a weight or a number in the result is not finite; nothing is published.
         OSError: If a folder cannot be written to, which is tried first.
     """
@@ -149,7 +150,8 @@ def sweep(
         The files of all results asked for.
 
     Raises:
-        ValueError: If there is no such experiment or method, or a result there has other settings.
+        ValueError: If there is no such experiment or method, a setting is not finite, or a result there is damaged or
+            has other settings: before anything is trained.
         ImportError: If a scheduler is given and dask is not installed.
         FloatingPointError: If runs diverged, after all others have finished; the message names them.
     """
@@ -179,7 +181,7 @@ def sweep(
 
 
 def _finished(experiment: str, method: str, seed: int, results: Path | str, setup: Setup) -> bool:
-    file = result_file(experiment, method, seed, results)
+    file, config = result_file(experiment, method, seed, results), plain(setup.described())
     if not file.is_file():
         return False
     result = read_result(file)
@@ -191,7 +193,7 @@ def _finished(experiment: str, method: str, seed: int, results: Path | str, setu
             found["train"] = _with_objective(found["train"])
             for part in ("model", "train"):
                 found[part] = defaults[part] | found[part]
-    if found != plain(setup.described()) or judged_with != setup.samples:
+    if found != config or judged_with != setup.samples:
         raise ValueError(
             f"{file} has other settings than {experiment} {method} has now. Use another folder, or delete it"
         )

@@ -15,8 +15,16 @@ from avo_lib.files import ensure_writable, write_atomically
 
 
 def plain(value: Any) -> Any:
-    """As it will be read again: lists for tuples, and Python's numbers for numpy's."""
-    return json.loads(json.dumps(value, default=_listed))
+    """As it will be read again: lists for tuples, and Python's numbers for numpy's.
+
+    Raises:
+        ValueError: If a number is not finite.
+        TypeError: If something is no plain value.
+    """
+    try:
+        return json.loads(json.dumps(value, default=_listed, allow_nan=False))
+    except ValueError as error:
+        raise ValueError(f"a number is not finite in {value!r:.500}. Give None or a text in its place") from error
 
 
 def _listed(value: Any) -> Any:
@@ -42,7 +50,8 @@ def publish(file: Path, result: Mapping[str, Any], weights: Mapping[str, Tensor]
     except ValueError as error:
         raise FloatingPointError(f"{file} is not written: a number in it is not finite") from error
     if weights:
-        on_cpu = {name: value.cpu().contiguous() for name, value in weights.items()}
+        # Copies, because weights that share memory, as tied ones do, are refused where they are to be written.
+        on_cpu = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in weights.items()}
         write_atomically(file.with_suffix(".safetensors"), save(on_cpu))
     write_atomically(file, f"{content}\n".encode())
     return plain(result)  # type: ignore[no-any-return]
@@ -119,14 +128,15 @@ def once(
         kinds: What must be in it; see :func:`expect`.
 
     Raises:
-        ValueError: If the file is damaged or of other settings.
+        ValueError: If the file is damaged or of other settings, or a setting is not finite.
         OSError: If there can be no file, which is tried first.
     """
+    settings = plain(config)
     if file.is_file():
         result = read(file, lambda result: expect(result, {"config": dict, **kinds}))
-        if result["config"] != plain(config):
+        if result["config"] != settings:
             raise ValueError(f"{file} belongs to another configuration. Use another folder, or delete it")
         return result
     ensure_writable(file.parent)
     result, weights = make()
-    return publish(file, {"config": config, **result}, weights)
+    return publish(file, {"config": settings, **result}, weights)
