@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from avo_lib.experiments import records
 from avo_lib.experiments.records import expect, load_weights, once, plain, publish, read
 
 
@@ -72,6 +73,38 @@ def test_weights_that_are_damaged_or_others_are_refused(tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"one\.safetensors is damaged or of another configuration"):
             load_weights(linear(), file, "ring")
+
+
+def test_the_advice_about_weights_brings_them_back(tmp_path):
+    """A result that is there is not made again, so it has to go with its weights."""
+    file = tmp_path / "one.json"
+    weights = file.with_suffix(".safetensors")
+
+    def make():
+        return {"kl": 0.5}, linear().state_dict()
+
+    once(file, {}, make, {})
+    weights.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"Delete it and one\.json, and run that again"):
+        load_weights(linear(7.0), weights, "ring")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"avo_lib ring, in another folder by --results, .* once one\.json is"):
+        load_weights(linear(7.0), weights, "ring")
+    file.unlink()
+    once(file, {}, make, {})
+    load_weights(again := linear(7.0), weights, "ring")
+    assert torch.equal(again.weight, linear().weight)
+
+
+@pytest.mark.parametrize("trouble", [PermissionError(13, "Permission denied"), MemoryError()])
+def test_weights_that_cannot_be_read_are_not_called_damaged(trouble, tmp_path, monkeypatch):
+    def fail(_):
+        raise trouble
+
+    publish(tmp_path / "one.json", {}, linear().state_dict())
+    monkeypatch.setattr(records, "load_file", fail)
+    with pytest.raises(type(trouble)):
+        load_weights(linear(), tmp_path / "one.safetensors", "ring")
 
 
 @pytest.mark.parametrize(

@@ -63,16 +63,24 @@ def load_weights(model: nn.Module, file: Path, command: str) -> None:
     Raises:
         FileNotFoundError: If they are not there; the message says which command makes them.
         ValueError: If they are damaged or of another architecture.
+        OSError: If they cannot be read.
     """
+    result = file.with_suffix(".json")  # while it is there, nothing is made
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; make it with: python -m avo_lib {command}")
+        where = f", in another folder by --results, or in this one once {result.name} is deleted: it is not made again"
+        kept = where if result.is_file() else ""
+        raise FileNotFoundError(f"{file} does not exist; make it with: python -m avo_lib {command}{kept}")
     try:
         weights = load_file(file)
         if not all(bool(value.isfinite().all()) for value in weights.values()):
             raise ValueError("not all weights are finite")
         model.load_state_dict(weights)
+    except (OSError, MemoryError):  # which say nothing of what is in it
+        raise
     except Exception as error:  # the reader's own type of error, or torch's about what does not fit
-        raise ValueError(f"{file} is damaged or of another configuration. Delete it, and run that again") from error
+        raise ValueError(
+            f"{file} is damaged or of another configuration. Delete it and {result.name}, and run that again"
+        ) from error
 
 
 def read(file: Path, check: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
