@@ -85,11 +85,25 @@ def test_published_weights_give_the_published_likelihood(folders):
 
 def test_the_same_command_gives_the_same_result(folders, tmp_path):
     first = run("miniature", "hvi", device="cpu", **folders)
-    shutil.rmtree(folders["runs"])
+    for folder in folders.values():
+        shutil.rmtree(folder)
     again = run("miniature", "hvi", device="cpu", **folders)
     assert first | {"seconds": 0} == again | {"seconds": 0}
     other = run("miniature", "hvi", 1, device="cpu", **folders)
     assert other["test"]["nll"] != first["test"]["nll"]
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_finished_run_is_read(weights, folders, monkeypatch):
+    """Not trained again where there is no checkpoint, as in a fresh clone, which lacks most weights too."""
+    first = run("miniature", "vae", device="cpu", **folders)
+    shutil.rmtree(folders["runs"])
+    file = result_file("miniature", "vae", 0, folders["results"])
+    if not weights:
+        file.with_suffix(".safetensors").unlink()
+    before = file.stat().st_mtime_ns
+    monkeypatch.setattr(campaign, "fit", None)  # were it called, a TypeError
+    assert run("miniature", "vae", device="cpu", **folders) == first and file.stat().st_mtime_ns == before
 
 
 def test_a_seed_fixes_the_initial_weights_alone():

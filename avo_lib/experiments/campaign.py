@@ -37,7 +37,7 @@ def run(
     runs: Path | str = RUNS,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate and write one result with its weights. An interrupted run goes on where it stopped.
+    """Train, evaluate and write one result with its weights; a finished one is read. An interrupted run goes on.
 
     Args:
         experiment: Protocol, e.g. ``"report"``.
@@ -49,7 +49,7 @@ def run(
         device: Torch device; by default a GPU if there is one.
 
     Returns:
-        The result as written.
+        The result as written, whether its weights were kept or not.
 
     Raises:
         ValueError: If there is no such experiment or method, a setting is not finite, or a result there is damaged or
@@ -58,8 +58,9 @@ def run(
         OSError: If a folder cannot be written to, which is tried first.
     """
     setup = setup or find(experiment, method)
-    _finished(experiment, method, seed, results, setup)  # one of other settings is not replaced
     file, config = result_file(experiment, method, seed, results), plain(setup.described())
+    if _finished(experiment, method, seed, results, setup):
+        return read_result(file)
     ensure_writable(file.parent)
     data, model = setup.data(), setup.build(seed)
     folder = Path(runs) / experiment / f"{method}-seed{seed}"

@@ -26,7 +26,7 @@ def run(
     device: str | None = None,
     threads: int = 1,
 ) -> None:
-    """Train and evaluate one method; the same command resumes an interrupted run.
+    """Train and evaluate one method; the same command resumes an interrupted run, and reads a finished one.
 
     Args:
         experiment: Protocol; see ``list``.
