@@ -259,6 +259,18 @@ def test_a_diverging_run_does_not_stop_the_others(folders, monkeypatch):
     assert done == ["avo", "hvi"]
 
 
+def test_a_sweep_runs_equal_seeds_once_and_gives_the_threads_back(folders, monkeypatch):
+    done, threads = [], torch.get_num_threads()
+    monkeypatch.setattr(campaign, "run", lambda _, method, seed, **__: done.append((method, seed)))
+    torch.set_num_threads(2)
+    try:
+        files = sweep("miniature", ["vae", "avo"], (3, 3, np.int64(3)), jobs=1, **folders)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert done == [("vae", 3), ("avo", 3)] and len(files) == 2
+
+
 def test_a_sweep_without_methods_means_all(folders, monkeypatch):
     monkeypatch.setattr(campaign, "run", lambda *_, **__: None)
     files = sweep("miniature", jobs=1, **folders)

@@ -114,6 +114,10 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
         (["ring", "--seeds", str(10**15), "--updates", "1", "--results", "."], "not enough memory: ask for fewer"),
         (["modes", "--seeds", str(10**15), "--updates", "1", "--results", "."], "not enough memory: ask for"),
         (["ring", "--seeds", str(10**21), "--updates", "1", "--results", "."], "not enough memory: ask for fewer"),
+        (["sweep", "--experiment", "report", "--seeds", "0", "--seeds", "1"], "--seeds comes twice. Give all its values"),
+        (["gaps", "--experiment", "report", "--seeds=0", "--seeds", "1"], "--seeds comes twice. Give all its values"),
+        (["sweep", "--experiment", "report", "--seeds"], "--seeds needs a value"),
+        (["dynamics", "--targets", "--updates", "1"], "--targets needs a value"),
         (["show", "--results", "."], "make one with: python -m avo_lib run --experiment report --method vae"),
     ],
 )

@@ -158,7 +158,7 @@ def sweep(
     """
     if not isinstance(methods, Mapping):
         methods = {name: find(experiment, name) for name in methods or EXPERIMENTS.get(experiment, ("",))}
-    wanted = [(method, seed) for seed in seeds for method in methods]
+    wanted = [(method, seed) for seed in dict.fromkeys(seeds) for method in methods]  # once each: two would share files
     missing = [one for one in wanted if not _finished(experiment, *one, results, methods[one[0]])]
     backend: dict[str, Any] = {"backend": "loky", "n_jobs": jobs, "inner_max_num_threads": 1}
     if scheduler is not None:
@@ -220,10 +220,13 @@ def _with_objective(train: dict[str, Any]) -> dict[str, Any]:
 
 def _attempt(function: Callable[..., Any], dtype: torch.dtype, *args: Any, **kwargs: Any) -> str | None:
     """One run on one thread. How it diverged, if it did: it would at every attempt, and others must not wait for it."""
+    threads = torch.get_num_threads()  # the caller's, if there is one job
     torch.set_num_threads(1)
     torch.set_default_dtype(dtype)
     try:
         function(*args, **kwargs)
     except FloatingPointError as error:
         return str(error)
+    finally:
+        torch.set_num_threads(threads)
     return None

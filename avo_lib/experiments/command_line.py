@@ -45,6 +45,7 @@ def main() -> None:
         return
     try:
         try:
+            _check(sys.argv[1:])
             tyro.extras.subcommand_cli_from_dict(table, prog="python -m avo_lib")
         finally:
             _flush()
@@ -57,6 +58,17 @@ def main() -> None:
         if not absurd and not re.search("allocate memory|out of memory|overflow", str(error), re.IGNORECASE):
             raise
         sys.exit("error: not enough memory: ask for fewer samples, images, chains, seeds or jobs")
+
+
+def _check(arguments: list[str]) -> None:
+    """Refuse what the parser lets pass: of an option that comes twice it takes the last, of a bare list nothing."""
+    names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+    for name, argument, after in zip(names, arguments, [*arguments[1:], "--"], strict=True):
+        if name.startswith("--") and name != "--help":
+            if names.count(name) > 1:
+                raise ValueError(f"{name} comes twice. Give all its values at once, as in: --seeds 0 1 2")
+            if "=" not in argument and after.startswith("--"):
+                raise ValueError(f"{name} needs a value")
 
 
 def _flush() -> None:
