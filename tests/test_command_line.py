@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from avo_lib.__main__ import main
-from avo_lib.experiments import campaign
+from avo_lib.experiments import campaign, commands, toy_commands
 from avo_lib.experiments import command_line as cli
 from avo_lib.experiments.mnist import DataError
 from avo_lib.experiments.protocols import EXPERIMENTS
@@ -114,10 +114,11 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
         (["ring", "--seeds", str(10**15), "--updates", "1", "--results", "."], "not enough memory: ask for fewer"),
         (["modes", "--seeds", str(10**15), "--updates", "1", "--results", "."], "not enough memory: ask for"),
         (["ring", "--seeds", str(10**21), "--updates", "1", "--results", "."], "not enough memory: ask for fewer"),
-        (["sweep", "--experiment", "report", "--seeds", "0", "--seeds", "1"], "--seeds comes twice. Give all its values"),
-        (["gaps", "--experiment", "report", "--seeds=0", "--seeds", "1"], "--seeds comes twice. Give all its values"),
+        (["sweep", "--experiment", "report", "--seeds", "0", "--seeds", "1"], "--seeds comes twice. Give all its"),
+        (["gaps", "--experiment", "report", "--seeds=0", "--seeds", "1"], "--seeds comes twice. Give all its"),
         (["sweep", "--experiment", "report", "--seeds"], "--seeds needs a value"),
         (["dynamics", "--targets", "--updates", "1"], "--targets needs a value"),
+        (["ring", "--updates", "0", "--results", "."], "updates must be a whole number of at least 1, not 0"),
         (["show", "--results", "."], "make one with: python -m avo_lib run --experiment report --method vae"),
     ],
 )
@@ -149,6 +150,25 @@ def test_the_repositorys_results_are_found_from_any_working_directory(call, tmp_
     monkeypatch.chdir(tmp_path)
     status, out, _ = call("show")
     assert status == 0 and "report_fixed" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["benchmark", "--methods", "HVI", "FOO"], "targets are "),
+        (["benchmark", "--targets", "ring", "moon", "--methods", "HVI"], "targets are "),
+        (["energies", "--ramps", "0", "1.5"], "ramp is a share of the updates"),
+        (["referee", "--experiment", "report", "--methods", "vae", "gan"], "no method 'gan' in report"),
+        (["gaps", "--experiment", "report", "--methods", "vae", "gan"], "no method 'gan' in report"),
+        (["gaps", "--experiment", "report", "--methods", "vae", "--seeds", "0", "-3"], "a seed must be a whole number"),
+    ],
+)
+def test_every_name_is_checked_before_the_first_is_worked_on(arguments, message, call, tmp_path, monkeypatch):
+    for module, name in ((toy_commands.bench, "run"), (toy_commands.fits, "run"), (commands, "judge")):
+        monkeypatch.setattr(module, name, None)  # were it called, a TypeError
+    monkeypatch.setattr(commands, "inference_gaps", None)
+    status, out, error = call(*arguments, "--results", str(tmp_path))
+    assert (status, out) == (1, "") and error.startswith(f"error: {message}") and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

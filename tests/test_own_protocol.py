@@ -81,7 +81,7 @@ def test_settings_that_cannot_be_written_are_refused_before_any_training(folders
         def described(self) -> dict:
             return {"clip": float("inf")}
 
-    with pytest.raises(ValueError, match="a number is not finite in {'clip': inf}"):
+    with pytest.raises(ValueError, match=r"a number is not finite in \{'clip': inf\}"):
         sweep("stripes", METHODS | {"endless": Endless(TrainConfig(epochs=2))}, jobs=1, device="cpu", **folders)
     assert not folders["results"].exists()
 

@@ -9,7 +9,7 @@ import torch
 import tyro
 
 from avo_lib.experiments import campaign
-from avo_lib.experiments.inference import inference_gaps
+from avo_lib.experiments.inference import gaps_file, inference_gaps
 from avo_lib.experiments.protocols import EXPERIMENTS, find
 from avo_lib.experiments.referee import RefereeConfig
 from avo_lib.experiments.referee import referee as judge
@@ -106,7 +106,7 @@ def referee(
         threads: Threads of torch.
     """
     prepare(threads)
-    for method in methods or tuple(EXPERIMENTS.get(experiment, ("",))):
+    for method in _known(experiment, methods):
         verdict = judge(experiment, method, seed, config, results=results)
         test = verdict["test"]
         print(
@@ -141,7 +141,10 @@ def gaps(
     """
     prepare(threads, device)
     sizes = {"images": images, "simulated": simulated}
-    for method, seed in product(methods or tuple(EXPERIMENTS.get(experiment, ("",))), seeds):
+    asked = list(product(_known(experiment, methods), seeds))
+    for method, seed in asked:
+        gaps_file(experiment, method, seed, results)  # or what is no seed would be refused after hours of work
+    for method, seed in asked:
         found = inference_gaps(experiment, method, seed, config, **sizes, results=results, device=device)
         for part in ("train", "test"):
             log_p, lost = (found[part][name]["value"] for name in ("log_p", "inference"))
@@ -182,6 +185,14 @@ def prepare(threads: int, device: str | None = None) -> None:
         torch.ones((), device=device).item()  # the device "meta" computes nothing
     except (RuntimeError, AssertionError) as error:  # so torch calls an impossible number or device
         raise ValueError(f"cannot compute on {device or 'this machine'} with threads = {threads}: {error}") from error
+
+
+def _known(experiment: str, methods: tuple[str, ...]) -> tuple[str, ...]:
+    """All methods if none are named; a ValueError if one does not exist, before the first is judged for an hour."""
+    methods = methods or tuple(EXPERIMENTS.get(experiment, ("",)))
+    for method in methods:
+        find(experiment, method)
+    return methods
 
 
 def _print_results(results: list[dict[str, object]]) -> None:

@@ -37,10 +37,11 @@ def energies(
     """
     prepare(threads)
     chosen = [config for config in fits.CONFIGS if config.variant in variants]
-    for ramp, config in product(ramps, chosen):
-        rows = fits.run(replace(config, updates=updates, seeds=seeds, ramp=ramp), results)["seeds"]
+    # A list, so that a number which is refused is refused before the first fit.
+    for config in [replace(config, updates=updates, seeds=seeds, ramp=ramp) for ramp, config in product(ramps, chosen)]:
+        rows = fits.run(config, results)["seeds"]
         kl = sum(row["kl"] for row in rows) / len(rows)
-        print(f"{config.energy} {config.variant:8} {config.objective:4} ramp {ramp:g} KL {kl:.3f}", flush=True)
+        print(f"{config.energy} {config.variant:8} {config.objective:4} ramp {config.ramp:g} KL {kl:.3f}", flush=True)
 
 
 def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, threads: int = 1) -> None:
@@ -54,7 +55,7 @@ def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, th
     """
     prepare(threads)
     for config in biased_noise.CONFIGS:
-        config = replace(config, updates=updates or config.updates, seeds=seeds)
+        config = replace(config, updates=config.updates if updates is None else updates, seeds=seeds)
         rows = biased_noise.run(config, results)["copies"]
         for std in config.stds:
             kl = [row["model_kl"] for row in rows if row["std"] == std]
@@ -122,7 +123,8 @@ def benchmark(
         threads: Threads of torch.
     """
     prepare(threads)
-    for method, target in product(methods, targets):
-        rows = bench.run(bench.BenchmarkConfig(target, method, budget=budget, seeds=seeds), results)["seeds"]
+    pairs = list(product(methods, targets))  # a list, so that a name which is refused is refused before the first
+    for config in [bench.BenchmarkConfig(target, method, budget=budget, seeds=seeds) for method, target in pairs]:
+        rows = bench.run(config, results)["seeds"]
         errors = " ".join(f"{row['error']:.2f}" for row in rows)
-        print(f"{target:10} {method:13} errors of log Z {errors}", flush=True)
+        print(f"{config.target:10} {config.method:13} errors of log Z {errors}", flush=True)
