@@ -31,10 +31,17 @@ def test_what_is_found_is_written_and_read_again(small_run):
 
 
 def test_too_few_images_are_refused_before_anything_is_written(small_run):
-    for wrong in ({"images": 1}, {"simulated": 0}):
-        with pytest.raises(ValueError, match="at least two images"):
+    for wrong in ({"images": 1}, {"simulated": 0}, {"images": 6.5}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a whole number of at least 2, not"):
             inference_gaps("miniature", "avo", config=FEW, **SIZES | wrong, results=small_run)
     assert not (small_run / "gaps").exists()
+
+
+def test_more_images_than_there_are_are_refused(small_run):
+    """The file would say that it is of 101."""
+    with pytest.raises(ValueError, match="miniature has 100 images in a set, not 101"):
+        inference_gaps("miniature", "avo", config=FEW, **SIZES | {"images": 101}, results=small_run)
+    assert not gaps_file("miniature", "avo", 0, small_run).exists()
 
 
 def test_the_command_prints_both_parts(small_run, monkeypatch, capsys):

@@ -52,11 +52,12 @@ def test_a_verdict_is_written_and_read_again(small_run):
     verdict = referee("miniature", "avo", config=FEW, results=small_run)
     file = referee_file("miniature", "avo", 0, small_run)
     assert json.loads(file.read_text()) == verdict
-    assert list(verdict) == ["config", "test", "simulated", "step_size", "active_units", "moved"]
+    assert list(verdict) == ["config", "versions", "test", "simulated", "step_size", "active_units", "moved"]
     test = verdict["test"]
     assert test["excess"]["value"] == pytest.approx(test["is"]["value"] - test["ais"]["value"])
     assert len(test["log_p"]) == 6 and sum(test["log_p"]) / 6 == pytest.approx(-test["ais"]["value"], abs=1e-3)
     assert 0 <= verdict["active_units"] <= 4 and len(verdict["moved"]) == 2 and min(verdict["moved"]) > 0
+    del verdict["versions"]  # as if written before they were
     file.write_text(json.dumps(verdict | {"active_units": -1}))
     assert referee("miniature", "avo", config=FEW, results=small_run)["active_units"] == -1, "not computed twice"
     with pytest.raises(ValueError, match="another configuration"):
@@ -73,6 +74,13 @@ def test_the_importance_sampling_is_that_of_the_published_result(small_run):
     known = load_results(small_run)[0]["test"]
     found = referee("miniature", "avo", config=all_images, results=small_run)["test"]["is"]
     assert (found["value"], found["stderr"]) == pytest.approx((known["nll"], known["stderr"]))
+
+
+def test_more_images_than_there_are_are_refused(small_run):
+    """The file would say that it is of 101."""
+    with pytest.raises(ValueError, match="miniature has 100 test images, not 101"):
+        referee("miniature", "avo", config=replace(FEW, images=101), results=small_run)
+    assert not referee_file("miniature", "avo", 0, small_run).exists()
 
 
 @pytest.mark.parametrize("name", ["images", "simulated", "chains", "T", "samples"])

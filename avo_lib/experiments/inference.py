@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from avo_lib import estimate
+from avo_lib.checks import check_count
 from avo_lib.data import binarise
 from avo_lib.experiments.campaign import EVALUATION_SEED, load_model
 from avo_lib.experiments.protocols import find
@@ -56,17 +57,18 @@ def inference_gaps(
 
     Raises:
         FileNotFoundError: If the weights are not there.
-        ValueError: If there is no such experiment or method, too few images, or the file there is damaged or holds
-            something of other settings.
+        ValueError: If there is no such experiment or method, the images asked for are fewer than two or more than there
+            are, or the file there is damaged or holds something of other settings.
     """
     setup, config = find(experiment, method), config or GapConfig()
-    if min(images, simulated) < 2:
-        raise ValueError(f"need at least two images of each kind, not {images} and {simulated}")
+    images, simulated = check_count("images", images, 2), check_count("simulated", simulated, 2)
 
     def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = load_model(experiment, method, seed, results=results).requires_grad_(False).to(place)
         data, generator = setup.data(), torch.Generator(place).manual_seed(EVALUATION_SEED)
+        if images > (there := min(len(data.train), len(data.held_out()))):
+            raise ValueError(f"{experiment} has {there} images in a set, not {images}: ask for no more images")
         pilot = data.valid[:PILOT_IMAGES].to(place)
         found: dict[str, Any] = {"versions": versions() | {"device": place.type}}
         for name, part in (("train", data.train), ("test", data.held_out())):

@@ -19,7 +19,7 @@ from avo_lib.evaluation import ais, log_likelihood, reverse_ais
 from avo_lib.experiments.campaign import EVALUATION_SEED, load_model
 from avo_lib.experiments.protocols import find
 from avo_lib.experiments.records import once
-from avo_lib.experiments.results import RESULTS, result_file
+from avo_lib.experiments.results import RESULTS, result_file, versions
 from avo_lib.kernels import HMC, tune_step_sizes
 from avo_lib.models.vae import VAE
 from avo_lib.numerics import log_mean_exp
@@ -102,8 +102,8 @@ def referee(
 
     Raises:
         FileNotFoundError: If the weights are not there.
-        ValueError: If there is no such experiment or method, or the file there is damaged or holds a verdict of another
-            configuration.
+        ValueError: If there is no such experiment or method, or fewer test images, or the file there is damaged or
+            holds a verdict of another configuration.
     """
     find(experiment, method)  # no folder is made for an unknown name
     config = config or RefereeConfig()
@@ -115,6 +115,8 @@ def referee(
 def _judged(experiment: str, method: str, seed: int, config: RefereeConfig, results: Path) -> dict[str, Any]:
     model = load_model(experiment, method, seed, results=results).requires_grad_(False)
     data, generator = find(experiment, method).data(), torch.Generator().manual_seed(EVALUATION_SEED)
+    if config.images > (there := len(data.held_out())):
+        raise ValueError(f"{experiment} has {there} test images, not {config.images}: ask for no more images")
     pilot = encoder_chain(model, data.valid[:PILOT_IMAGES], [HMC(0.1)] * config.T)
     kernels = tune_step_sizes(
         pilot.path,
@@ -130,6 +132,7 @@ def _judged(experiment: str, method: str, seed: int, config: RefereeConfig, resu
     drawn_is, drawn_ais = _both(model, simulated, kernels, config, generator)
     above = _reverse(model, simulated, z, kernels, config, generator)
     return {
+        "versions": versions(),
         "test": {
             "is": _row(estimate.mean(-by_is, "upper")),
             "ais": _row(estimate.mean(-by_ais, "upper")),
