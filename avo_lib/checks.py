@@ -16,7 +16,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     ValueError: T must be a whole number of at least 1, not 5.0
     """
     try:
-        number = index(value)
+        number = least - 1 if isinstance(value, bool) else index(value)
     except TypeError:
         number = least - 1
     if number < least:

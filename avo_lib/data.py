@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avo_lib.checks import check_count
 from avo_lib.numerics import traced
 
 
@@ -65,7 +66,13 @@ class Dataset:
         return self.test
 
     def first(self, n: int) -> Dataset:
-        """The first n of each set."""
+        """The first n of each set, or all of a validation or test set that has fewer.
+
+        Raises:
+            ValueError: If n is no whole number of at least 1, or there are fewer training images.
+        """
+        if check_count("n", n) > len(self.train):
+            raise ValueError(f"there are {len(self.train)} training images: take no more of them, not {n}")
         return Dataset(**{name: part[:n] for name, part in self._parts().items()}, dynamic=self.dynamic)
 
 

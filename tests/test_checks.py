@@ -80,6 +80,8 @@ def test_what_is_no_number_is_refused(config, name):
 def test_a_count_is_a_whole_number(config, name):
     with pytest.raises(ValueError, match=f"{name} must be a whole number of at least [0-9]+, not 2.5"):
         dataclasses.replace(config, **{name: 2.5})
+    with pytest.raises(ValueError, match="not True"):
+        dataclasses.replace(config, **{name: True})
     for whole in (np.int64(8), torch.tensor(8)):
         kept = getattr(dataclasses.replace(config, **{name: whole}), name)
         assert type(kept) is int and kept == 8

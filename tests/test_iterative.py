@@ -95,7 +95,7 @@ def test_each_update_learns_from_its_own_gradient_alone(generator):
 
 @pytest.mark.parametrize("samples", [0, 1, 3])
 def test_draws_come_in_pairs(samples):
-    with pytest.raises(ValueError, match="pairs|at least 2"):
+    with pytest.raises(ValueError, match=r"pairs|at least 2"):
         elbo_gradient(torch.zeros(1, 4), lambda z: z.sum(-1), samples)
 
 

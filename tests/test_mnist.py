@@ -159,6 +159,9 @@ def test_the_first_images_of_each_split(root):
     few = splits.first(3)
     assert [len(split) for split in (few.train, few.valid, few.test)] == [3, 3, 3]
     assert torch.equal(few.valid, splits.valid[:3]) and few.dynamic
+    for wrong in (len(splits.train) + 1, 0, 2.5):
+        with pytest.raises(ValueError, match=r"training images: take no more|n must be a whole number"):
+            splits.first(wrong)
 
 
 def test_binarise_draws_with_the_given_probability(generator):

@@ -34,7 +34,7 @@ def result_file(experiment: str, method: str, seed: int, folder: Path | str = RE
     Raises:
         ValueError: If that is no seed, or a name that is no file's, so that the result could not be read again.
     """
-    if isinstance(seed, bool) or check_count("a seed", seed, 0) >= 2**63:
+    if check_count("a seed", seed, 0) >= 2**63:
         raise ValueError(f"a seed must be a whole number below 2**63, not {seed}")
     for name in (experiment, method):
         if not name or name.startswith(".") or not name.isprintable() or {"/", "\\"} & {*name}:
