@@ -73,3 +73,11 @@ def test_what_cannot_be_refreshed_is_refused(text: str, gap: Any, complaint: str
     book = notebook(text, gap=gap)
     with pytest.raises(prose.NumberError, match=complaint):
         prose.refresh(book)
+
+
+def test_a_name_that_is_glued_twice_is_refused() -> None:
+    """The text could show only one of the two, and the book's build stops at it much later."""
+    book = notebook("0.1<!-- gap -->")
+    book.cells.append(book.cells[1])
+    with pytest.raises(prose.NumberError, match="'gap' is glued twice"):
+        prose.refresh(book)

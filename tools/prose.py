@@ -25,13 +25,15 @@ def glued(notebook: Any) -> dict[str, Any]:
     """Returns the values that the cells of a notebook have glued, by name.
 
     Raises:
-        NumberError: If one is no plain value of Python.
+        NumberError: If one is no plain value of Python, or a name is glued twice.
     """
     values = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             name = output.get("metadata", {}).get("scrapbook", {}).get("name")
             if name:
+                if name in values:
+                    raise NumberError(f"{name!r} is glued twice")
                 text = next(iter(output["data"].values()))
                 try:
                     values[name] = ast.literal_eval(text)
