@@ -1,8 +1,8 @@
 """Transition kernels: how a chain moves, and what each move costs.
 
 Every kernel pairs a forward density q(z | z_prev) with a reverse density r(z_prev | z) and obeys one contract, the
-:class:`Kernel` protocol. For learned kernels both are networks; for a deterministic map the ratio is its log
-determinant; for an MCMC kernel that leaves f invariant, r is the kernel's reversal and the ratio is
+:class:`Kernel` protocol. For learned kernels both are networks; for a deterministic map log r − log q is its log
+determinant; for an MCMC kernel that leaves f invariant, r is the kernel's reversal and log r − log q is
 log f(z_prev) − log f(z), which turns a chain's weight into that of annealed importance sampling.
 """
 
@@ -32,10 +32,10 @@ class Kernel(Protocol):
         """Draw z ~ q(z | z_prev).
 
         Args:
-            z_prev: Where the chain is, ``(..., dim)``.
+            z_prev: Current point of the chain, ``(..., dim)``.
             log_f: The target of this step; learned kernels ignore it, MCMC kernels leave it invariant, uncorrected
-                dynamics follow its gradient. Evaluation runs under ``torch.no_grad``: who needs a gradient there asks
-                for it with ``torch.enable_grad``.
+                dynamics follow its gradient. Evaluation runs under ``torch.no_grad``: a kernel that needs a gradient
+                there asks for it with ``torch.enable_grad``.
             context: Features of the datum ``(..., context_dim)``, or None.
             generator: Source of the noise.
 
@@ -53,19 +53,19 @@ class Kernel(Protocol):
 
 @runtime_checkable
 class MetropolisKernel(Protocol):
-    """A kernel that proposes and rejects, and says how often: annealed importance sampling reports it."""
+    """A kernel that accepts or rejects its proposals and says how often: annealed importance sampling reports it."""
 
     def transition(self, z: Tensor, log_f: LogDensity, *, generator: Noise) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws as :meth:`Kernel.forward` does; the third value is the acceptance probability ``(...)``."""
+        """Draw as :meth:`Kernel.forward` does; the third value is the acceptance probability ``(...)``."""
         ...
 
 
 @runtime_checkable
 class DensityKernel(Protocol):
-    """A kernel with densities: it weighs a move that it did not draw, as off-policy training asks."""
+    """A kernel with densities: it can weigh a move that it did not draw, as off-policy training requires."""
 
     def log_ratio(self, z_prev: Tensor, z: Tensor, log_f: LogDensity, context: Tensor | None) -> Tensor:
-        """Log r(z_prev | z) − log q(z | z_prev) of given points ``(..., dim)``, in nats, ``(...)``."""
+        """Log r(z_prev | z) − log q(z | z_prev) for given points ``(..., dim)``, in nats, ``(...)``."""
         ...
 
 

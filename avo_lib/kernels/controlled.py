@@ -14,7 +14,7 @@ from avo_lib.paths import LogDensity
 
 
 class Drift(nn.Module):
-    r"""A vector field :math:`u(z, s)` that depends on a time s between 0 and 1, from a small network.
+    r"""A vector field :math:`u(z, s)` that depends on a time s between 0 and 1, given by a small network.
 
     It is zero at first: whatever it steers starts as plain Langevin dynamics.
 
@@ -37,7 +37,7 @@ class Drift(nn.Module):
             self.last.shift.zero_()
 
     def forward(self, z: Tensor, time: float) -> Tensor:
-        """U at points ``(..., dim)``, shaped as they are."""
+        """The vector field at points ``(..., dim)``, shaped as they are."""
         h = torch.cat([z, z.new_full((*z.shape[:-1], 1), time)], -1)
         for layer in (self.first, self.second):
             h = functional.silu(layer(h))
@@ -54,11 +54,11 @@ class Controlled(Langevin):
         r:\ z_{prev} &= z + \sqrt{2\tau}\,\xi' + \tau\{\nabla\log f - u_t\}(z)
 
     Where u carries the mass from one target to the next, the gap of the bound vanishes with the step size
-    (arXiv 2307.01050). As under :class:`avo_lib.kernels.Langevin`, what log f is made of learns through the drift.
+    (arXiv 2307.01050). As for :class:`avo_lib.kernels.Langevin`, the parameters of log f learn through the drift.
 
     Args:
-        step_size: As for :class:`avo_lib.kernels.Langevin`, and so are ``clip`` and ``batch``.
-        drift: Gives u at points and a time; shared by the kernels of a chain.
+        step_size: Initial step size, as for :class:`avo_lib.kernels.Langevin`; so are ``clip`` and ``batch``.
+        drift: Module that gives u at points and a time; the kernels of a chain share it.
         time: The interval :math:`((t-1)/T,\ t/T)` of this step.
 
     >>> kernel = Controlled(0.1, Drift(2, 8), (0.0, 0.25))
@@ -78,7 +78,7 @@ class Controlled(Langevin):
         self.control, self.time = drift, time
 
     def drift(self, z: Tensor, log_f: LogDensity, direction: int) -> Tensor:
-        """The gradient and the control, with its sign."""
+        """The gradient of log f plus the control u, which has the sign of the direction."""
         time = self.time[0] if direction > 0 else self.time[1]
         u: Tensor = self.control(z, time)
         return super().drift(z, log_f, direction) + direction * u
@@ -88,10 +88,10 @@ class LearnedReverse(Controlled):
     r"""Monte Carlo diffusion: plain Langevin forwards, the control in the reverse kernel alone (Doucet et al. 2022).
 
     The reverse of a diffusion with the marginals :math:`q_t` has the drift :math:`2 \nabla\log q_t - \nabla\log f`
-    (arXiv 2208.07698); so the best u is :math:`2 \nabla\log (f / q_t)`. Arguments as for :class:`Controlled`,
-    and what learns too.
+    (arXiv 2208.07698); so the best u is :math:`2 \nabla\log (f / q_t)`. The arguments are those of
+    :class:`Controlled`, and the same parameters learn.
     """
 
     def drift(self, z: Tensor, log_f: LogDensity, direction: int) -> Tensor:
-        """The gradient, and on the way back the control."""
+        """The gradient of log f; in the reverse kernel the control u as well."""
         return Langevin.drift(self, z, log_f, direction) if direction > 0 else super().drift(z, log_f, direction)

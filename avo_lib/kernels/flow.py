@@ -19,19 +19,19 @@ START = 0.01  # an autoregressive step starts this much off the identity
 class Flow(nn.Module):
     r"""Any invertible map as a kernel: :math:`z = \psi(z_{prev})`, with :math:`\log r - \log q = \log|\det J_\psi|`.
 
-    A step without noise has one origin for each point, so its reverse is exact and costs no bound: with flows alone
+    A step without noise has one origin for each point, so its reverse is exact and loosens no bound: with flows alone
     :math:`E \log w = \log Z - D_{KL}(q_T \| f_T / Z)`, where :math:`q_T` is the density of :math:`z_T` itself (Rezende
     & Mohamed 2015, arXiv 1505.05770).
 
     Args:
-        transform: A transform of ``torch.distributions`` or of zuko, or a function of the context (a module, such as
-            zuko's lazy transforms, whose parameters then are the kernel's) that returns one. Its log determinant comes
-            from ``call_and_ladj`` if it has that, else from ``log_abs_det_jacobian``; one for each coordinate is
-            summed. Its ``inv`` is the reverse.
-        conditional: Whether it is given the chain's context; else it gets None.
+        transform: A transform of ``torch.distributions`` or of zuko, or a function of the context that returns one (if
+            it is a module, such as zuko's lazy transforms, its parameters are the kernel's). The log determinant comes
+            from the transform's ``call_and_ladj`` if there is one, else from ``log_abs_det_jacobian``; if each
+            coordinate has its own, they are summed. The transform's ``inv`` is the reverse.
+        conditional: Whether the function is given the chain's context; otherwise it is given None.
 
     Raises:
-        TypeError: If the transform is neither.
+        TypeError: If ``transform`` is neither a transform nor a function.
 
     >>> from torch.distributions.transforms import AffineTransform
     >>> kernel = Flow(AffineTransform(1.0, torch.tensor([2.0, 0.5])))
@@ -52,8 +52,8 @@ class Flow(nn.Module):
         """Move; see :class:`avo_lib.kernels.Kernel`.
 
         Raises:
-            ValueError: If the transform changes the shape of a point, or its log determinants have another.
-            FloatingPointError: If it leaves the finite numbers.
+            ValueError: If the transform changes the shape of a point, or its log determinants have the wrong shape.
+            FloatingPointError: If a point or log determinant that it gives is not finite.
         """
         there = self._at(context)
         return self._moved(there, z_prev, type(there).__name__)
@@ -85,7 +85,7 @@ class Flow(nn.Module):
     @staticmethod
     def _moved(transform: Any, z: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """The image of z, shaped as it is, and log|det J| at z, ``(...)``."""
-        if not z.numel():  # zuko's networks cannot take no points
+        if not z.numel():  # zuko's networks cannot take an empty batch of points
             return z, z.new_zeros(z.shape[:-1])
         if hasattr(transform, "call_and_ladj"):
             moved, log_det = transform.call_and_ladj(z)
@@ -121,13 +121,13 @@ def autoregressive(dim: int, hidden: int, *, context_dim: int = 0, reverse: bool
         dim: Size of the latent.
         hidden: Width of both hidden layers.
         context_dim: Size of the context; 0 for none.
-        reverse: Take the coordinates in reverse order; every second step of a chain should.
+        reverse: Whether to take the coordinates in reverse order, as every second step of a chain should.
 
     Returns:
         The kernel.
 
     Raises:
-        ModuleNotFoundError: Without zuko, which the extra ``flows`` brings.
+        ModuleNotFoundError: If zuko is missing, which the extra ``flows`` installs.
         ValueError: If a size is below 1 (the context's may be 0).
 
     >>> kernel = autoregressive(dim=3, hidden=16)

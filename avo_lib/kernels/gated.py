@@ -29,8 +29,8 @@ class ConditionalLinear(nn.Module):
         out_dim: Size of y.
         context_dim: Size of the context c; 0 for none.
         conditioning: ``"concat"`` or ``"weight_norm"``.
-        batch: Leading axes of independent copies, e.g. ``(seeds,)``; z is then ``(..., *batch, points, in_dim)``. Not
-            together with a context.
+        batch: Leading axes of independent copies, e.g. ``(seeds,)``; z is then ``(..., *batch, points, in_dim)``. They
+            cannot be combined with a context.
 
     Raises:
         ValueError: If there is no such conditioning, a size is below 1 (the context's may be 0), or copies are asked
@@ -58,7 +58,7 @@ class ConditionalLinear(nn.Module):
             nn.init.normal_(self.scale_of_context.weight, std=1e-3)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(..., in_dim)`` to ``(..., out_dim)``."""
+        """Map ``(..., in_dim)`` to ``(..., out_dim)``."""
         # Scale and shift keep their points axis; without copies of the layer it is dropped, for any shape of z.
         flat = self.direction.dim() == 2
         scale, shift = (self.scale[0], self.shift[0]) if flat else (self.scale, self.shift)
@@ -78,7 +78,7 @@ class GatedGaussian(nn.Module):
         \sigma = \mathrm{softplus}(W_\sigma h + b_\sigma) + 10^{-6},\qquad
         z' \sim \mathcal N\!\big(g \odot m + (1-g) \odot z,\ \mathrm{diag}\,\sigma^2\big)
 
-    The context enters the hidden layer. Arguments as for :class:`GatedKernel`.
+    The context enters the hidden layer. The arguments are those of :class:`GatedKernel`.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ class GatedGaussian(nn.Module):
 
 
 def check_start(std_init: float, gate_bias: float) -> None:
-    """Refuse what no kernel can start with.
+    """Refuse initial values with which no kernel can start.
 
     Raises:
         ValueError: If ``std_init`` is not between 0 and 700, or ``gate_bias`` is not finite.
     """
-    if not 0 < std_init < 700 or not math.isfinite(gate_bias):  # above, its softplus has no inverse in float64
+    if not 0 < std_init < 700 or not math.isfinite(gate_bias):  # above, float64 cannot invert the softplus
         raise ValueError(f"need 0 < std_init < 700 and a finite gate_bias, got {std_init} and {gate_bias}")
 
 
@@ -130,14 +130,14 @@ class GatedKernel(nn.Module):
         hidden: Width of the single hidden layer.
         context_dim: Size of the context; 0 for none.
         conditioning: How the context enters: ``"concat"`` or ``"weight_norm"``; see :class:`ConditionalLinear`.
-        activation: Of the hidden layer; ReLU by default (energies), ELU in the paper's amortised runs.
-        std_init: Standard deviation at the start, in both directions.
-        gate_bias: Bias of the gate at the start; sigmoid(-1) is about 0.27.
+        activation: Activation of the hidden layer; ReLU by default (for energies), ELU in the paper's amortised runs.
+        std_init: Initial standard deviation of the noise, in both directions.
+        gate_bias: Initial bias of the gate; sigmoid(-1) is about 0.27.
         batch: Leading axes of independent copies, e.g. ``(seeds,)``: one batched run trains them all.
 
     Raises:
-        ValueError: If a size is below 1 (the context's may be 0), ``std_init`` not between 0 and 700, or ``gate_bias``
-            not finite.
+        ValueError: If a size is below 1 (the context's may be 0), ``std_init`` is not between 0 and 700, or
+            ``gate_bias`` is not finite.
 
     >>> kernel = GatedKernel(dim=2, hidden=8)
     >>> z, log_ratio = kernel(torch.zeros(5, 2), None, None)
@@ -185,7 +185,7 @@ class GatedKernel(nn.Module):
     def _move(
         there: GatedGaussian, back: GatedGaussian, z: Tensor, context: Tensor | None, generator: Noise
     ) -> tuple[Tensor, Tensor]:
-        """A draw of ``there`` from z, with log back(z | draw) − log there(draw | z)."""
+        """A draw from ``there`` given z, with log back(z | draw) − log there(draw | z)."""
         mean, std = there(z, context)
         noise = standard_normal(mean, generator)
         drawn = mean + std * noise

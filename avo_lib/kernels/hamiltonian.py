@@ -14,7 +14,7 @@ from avo_lib.paths import LogDensity, Path
 
 
 def check_gradients() -> None:
-    """A RuntimeError under ``torch.inference_mode()``, which ``torch.enable_grad`` does not lift."""
+    """Raise a RuntimeError under ``torch.inference_mode()``, which ``torch.enable_grad`` does not lift."""
     if not traced() and torch.is_inference_mode_enabled():
         raise RuntimeError(
             "torch.inference_mode() takes the gradients of log f away, and nothing brings them back: use "
@@ -23,7 +23,7 @@ def check_gradients() -> None:
 
 
 def value_and_gradient(log_f: LogDensity, z: Tensor, *, attached: bool = False) -> tuple[Tensor, Tensor]:
-    """Log f in nats ``(...)`` and its gradient ``(..., dim)``; attached, both pass gradients to z and into log f.
+    """Log f in nats ``(...)`` and its gradient ``(..., dim)``; if attached, both pass gradients to z and into log f.
 
     A log f that cuts its own graph, by ``detach`` or ``torch.no_grad``, counts as flat: its gradient is zero.
 
@@ -53,15 +53,15 @@ class HMC:
     The step size is fixed. A step size that adapts to the chain's own past breaks invariance, and with it every bound
     that annealed importance sampling gives: tune with :func:`tune_step_sizes`, then run anew.
 
-    Gradients are taken under ``torch.no_grad()`` too, not under ``torch.inference_mode()``: a RuntimeError. A log f
-    that cuts its own graph, by ``detach`` or ``torch.no_grad``, counts as flat, and the kernel is a random walk.
+    Gradients are taken under ``torch.no_grad()`` too; ``torch.inference_mode()`` raises a RuntimeError. A log f that
+    cuts its own graph, by ``detach`` or ``torch.no_grad``, counts as flat, and the kernel is a random walk.
 
     Attributes:
-        step_size: Leapfrog step.
+        step_size: Size of a leapfrog step.
         leapfrog_steps: Number L of leapfrog steps in a transition.
 
     Raises:
-        ValueError: If the step size is not positive and finite, or there is no step.
+        ValueError: If the step size is not positive and finite, or there is no leapfrog step.
 
     >>> kernel = HMC(step_size=0.5, leapfrog_steps=4)
     >>> z, log_ratio = kernel.forward(torch.zeros(100, 2), lambda z: -0.5 * z.square().sum(-1), None)
@@ -80,14 +80,14 @@ class HMC:
     def forward(
         self, z_prev: Tensor, log_f: LogDensity, context: Tensor | None = None, *, generator: Noise = None
     ) -> tuple[Tensor, Tensor]:
-        """Propose and accept or reject; see :class:`avo_lib.kernels.Kernel`."""
+        """Propose a move, and accept or reject it; see :class:`avo_lib.kernels.Kernel`."""
         z, log_ratio, _ = self.transition(z_prev, log_f, generator=generator)
         return z, log_ratio
 
     def reverse(
         self, z: Tensor, log_f: LogDensity, context: Tensor | None = None, *, generator: Noise = None
     ) -> tuple[Tensor, Tensor]:
-        """The same transition, by reversibility."""
+        """Move back by the same transition, which is reversible."""
         z_prev, log_ratio, _ = self.transition(z, log_f, generator=generator)
         return z_prev, -log_ratio
 
@@ -98,7 +98,7 @@ class HMC:
             The new point ``(..., dim)``, log f(old) − log f(new) ``(...)``, and the acceptance probability ``(...)``.
 
         Raises:
-            ValueError: If a gradient is asked for through z: accepting and rejecting has none, and what is learned
+            ValueError: If a gradient is asked for through z: the accept-or-reject step has none, and whatever learns
                 before these steps would follow a false one.
         """
         if torch.is_grad_enabled() and z.requires_grad:
@@ -138,23 +138,24 @@ def tune_step_sizes(
     """Find a step size for each target of a path in a pilot run, and freeze it.
 
     The pilot chains go once along the path; at every target the step size is shortened or lengthened, a fixed
-    number of times, towards the wanted mean acceptance. Discard the pilot chains: only the step sizes are kept.
+    number of times, towards the wanted mean acceptance. The pilot chains are discarded: only the step sizes are kept.
 
     Args:
         path: The targets f_0 … f_T.
-        start: Draws the pilot chains' first points ``(chains, dim)`` from the proposal.
-        leapfrog_steps: Leapfrog steps of every kernel.
-        step_size: First guess.
-        acceptance: Wanted mean acceptance probability; 0.65 is optimal in high dimension (Neal 2011).
-        adaptations: Transitions at each target.
+        start: Function that draws the pilot chains' first points ``(chains, dim)`` from the proposal.
+        leapfrog_steps: Number of leapfrog steps of every kernel.
+        step_size: First guess of the step size.
+        acceptance: Mean acceptance probability to aim for; 0.65 is optimal in high dimension (Neal 2011).
+        adaptations: Number of transitions, and so of adaptations, at each target.
         generator: Source of the noise.
 
     Returns:
         T frozen kernels, for f_1 … f_T.
 
     Raises:
-        ValueError: If a guess is impossible, or so far off that at the end of a target the pilot accepts next to
-            nothing. Steps that are still too short are not refused: see what :func:`avo_lib.evaluation.ais` accepts.
+        ValueError: If an argument is impossible, or ``step_size`` so far off that at the end of a target the pilot
+            accepts next to nothing. Steps that are still too short are not refused: check how many moves
+            :func:`avo_lib.evaluation.ais` accepts.
     """
     if not 0 < acceptance < 1:
         raise ValueError(f"need 0 < acceptance < 1, not {acceptance}")

@@ -1,4 +1,4 @@
-"""Unadjusted Langevin dynamics as a pair of kernels: what no test corrects, the weight does."""
+"""Unadjusted Langevin dynamics as a pair of kernels: the weight corrects what no accept-or-reject test does."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Langevin(nn.Module):
         r:\ z_{prev} &= z + \tau \nabla\log f(z) + \sqrt{2\tau}\,\xi'
 
     As no move is rejected, gradients pass through the step: by maximising E log w a chain learns its step sizes, and
-    also what its targets are made of, through every step's drift, whatever else an objective holds constant. It takes
-    two gradients of log f, under ``torch.no_grad()`` too, but not under ``torch.inference_mode()``: a RuntimeError. A
+    also the parameters of its targets, through every step's drift, whatever else an objective holds constant. A step
+    takes two gradients of log f, under ``torch.no_grad()`` too; ``torch.inference_mode()`` raises a RuntimeError. A
     log f that cuts its own graph, by ``detach`` or ``torch.no_grad``, counts as flat, and the drift is zero.
 
     Args:
-        step_size: Tau at the start, positive; it learns, on a logarithmic scale.
-        clip: Drifts that are longer are shortened to this length. As q and r both do so, the weight stays exact;
-            without it nothing holds points back where a target is steeper than the step size allows.
+        step_size: Initial step size τ, positive; it is learned, on a logarithmic scale.
+        clip: Length to which longer drifts are shortened. As q and r both do so, the weight stays exact; without it
+            nothing holds points back where a target is steeper than the step size allows.
         batch: Leading axes of independent copies, e.g. ``(seeds,)``, each with its own step size; z is then
             ``(..., *batch, points, dim)``.
 
@@ -45,7 +45,7 @@ class Langevin(nn.Module):
         self.log_step, self.clip = log_step_size(step_size, clip, batch), clip
 
     def drift(self, z: Tensor, log_f: LogDensity, direction: int) -> Tensor:
-        """Where a step of the forward kernel (direction 1) or of the reverse kernel (−1) heads from z."""
+        """The drift at z of the forward kernel (direction 1) or of the reverse kernel (−1)."""
         return value_and_gradient(log_f, z, attached=torch.is_grad_enabled())[1]
 
     def forward(
@@ -70,7 +70,7 @@ class Langevin(nn.Module):
         return sum_last(0.5 * (there.square() - back.square()))
 
     def _move(self, z: Tensor, log_f: LogDensity, direction: int, generator: Noise) -> tuple[Tensor, Tensor]:
-        """A draw of one kernel, with log other(z | draw) − log one(draw | z); both have the deviation √2τ."""
+        """A draw of one kernel, with log other(z | draw) − log one(draw | z); both have the standard deviation √2τ."""
         step = self.log_step.exp()
         std = (2 * step).sqrt()
         noise = standard_normal(z, generator)
@@ -81,14 +81,14 @@ class Langevin(nn.Module):
 
 
 def shorten(drift: Tensor, clip: float) -> Tensor:
-    """Vectors ``(..., dim)`` in their own direction, no longer than ``clip``; zero where their square overflows."""
+    """Vectors ``(..., dim)`` shortened to a length of at most ``clip``; zero where their squared length overflows."""
     if clip == math.inf:
         return drift
     return drift * (clip / sum_last(drift.square()).clamp(min=clip**2).sqrt())[..., None]
 
 
 def log_step_size(step_size: float, clip: float, batch: tuple[int, ...]) -> nn.Parameter:
-    """The logarithm of a step size, or of one for each copy, to learn; a ValueError unless it and clip are positive."""
+    """A learnable logarithm of the step size, or one for each copy; a ValueError unless it and clip are positive."""
     if not 0 < step_size < math.inf:
         raise ValueError(f"a step size is positive and finite, not {step_size}")
     if not clip > 0:
@@ -97,7 +97,7 @@ def log_step_size(step_size: float, clip: float, batch: tuple[int, ...]) -> nn.P
 
 
 def check_finite(moved: Tensor) -> Tensor:
-    """A FloatingPointError for moves that left the finite numbers: nothing rejects them, and their weights are NaN."""
+    """Raise a FloatingPointError if a move is not finite: nothing rejects it, and its weight is NaN."""
     if not traced() and not bool(moved.isfinite().all()):
         raise FloatingPointError(
             "uncorrected dynamics leave the finite numbers: take a smaller step_size or a clip, and see that the "

@@ -14,7 +14,7 @@ from avo_lib.paths import LogDensity
 
 
 class Underdamped(nn.Module):
-    r"""A partial refreshment of the momentum and a leapfrog step, with no test (Geffner & Domke 2021, 2107.04150).
+    r"""Partial refreshment of the momentum and an uncorrected leapfrog step (Geffner & Domke 2021, 2107.04150).
 
     The points are pairs (z, p) of a position and a momentum, side by side on the last axis; see
     :func:`avo_lib.momentum.with_momentum`. With an angle between 0 and π/2 in place of a friction,
@@ -23,18 +23,18 @@ class Underdamped(nn.Module):
         \tilde p &= p \cos\vartheta + \xi \sin\vartheta, \\ p' &= \tilde p + \tfrac\tau2 \nabla\log f(z), \\
         z' &= z + \tau p', \\ p'' &= p' + \tfrac\tau2 \nabla\log f(z')
 
-    The leapfrog step is a flow that keeps volumes, and costs nothing. The refreshment is reversible with respect to
+    The leapfrog step is a flow that preserves volume, and costs nothing. The refreshment is reversible with respect to
     N(0, I), so that :math:`\log r - \log q = \tfrac12(\|\tilde p\|^2 - \|p\|^2)` is all that enters the ratio. Also
     known as differentiable annealed importance sampling (Zhang et al. 2021, arXiv 2107.10211).
 
     Args:
-        step_size: Tau at the start, positive; it learns, on a logarithmic scale.
-        angle: Theta at the start, which learns: 0 keeps the momentum, π/2 draws it anew.
-        clip: Of forces, as for :class:`avo_lib.kernels.Langevin`, and so is ``batch``.
-        batch: Leading axes of independent copies.
+        step_size: Initial step size τ, positive; it is learned, on a logarithmic scale.
+        angle: Initial angle ϑ, which is learned: 0 keeps the momentum, π/2 draws it anew.
+        clip: Length to which longer forces are shortened, as drifts are in :class:`avo_lib.kernels.Langevin`.
+        batch: Leading axes of independent copies, also as there.
 
     Raises:
-        ValueError: If the step size or the clip is not positive, or the angle not finite.
+        ValueError: If the step size or the clip is not positive, or the angle is not finite.
 
     >>> kernel = Underdamped(0.1, 0.5)
     >>> z, log_ratio = kernel(torch.zeros(5, 4), lambda z: -0.5 * z.square().sum(-1), None)
@@ -52,7 +52,7 @@ class Underdamped(nn.Module):
     def forward(
         self, z_prev: Tensor, log_f: LogDensity, context: Tensor | None, *, generator: Noise = None
     ) -> tuple[Tensor, Tensor]:
-        """Refresh, then leap, see :class:`avo_lib.kernels.Kernel`; FloatingPointError where the dynamics diverge.
+        """Refresh, then leap; see :class:`avo_lib.kernels.Kernel`. A FloatingPointError where the dynamics diverge.
 
         Raises:
             ValueError: If points have an odd number of coordinates: half of them are momenta.
@@ -83,7 +83,7 @@ class Underdamped(nn.Module):
         return check_finite(torch.cat([z, momentum + 0.5 * step * self._force(z, log_f)], -1))
 
     def _force(self, z: Tensor, log_f: LogDensity) -> Tensor:
-        """The gradient at rest: for any log f it depends on z alone, so that a leapfrog step keeps volumes."""
+        """The gradient at zero momentum: for any log f it depends on z alone, so a leapfrog step preserves volume."""
         at_rest = lambda z: log_f(torch.cat([z, torch.zeros_like(z)], -1))  # noqa: E731
         return shorten(value_and_gradient(at_rest, z, attached=torch.is_grad_enabled())[1], self.clip)
 

@@ -1,7 +1,7 @@
 r"""Iterative amortised inference: updates of a Gaussian approximation, fed with gradients (Marino et al. 2018).
 
-The approximation :math:`q(z\mid x)` is :math:`\lambda = (\mu, \log\sigma)`, one row for each datum. A rule turns it and
-the gradient of its ELBO into the next one. Every rule that :func:`ascend` is given, learned or not, costs the same: one
+The approximation :math:`q(z\mid x)` is :math:`\lambda = (\mu, \log\sigma)`, one row for each datum. A rule turns λ and
+the gradient of its ELBO into the next λ. Every rule that :func:`ascend` is given, learned or not, costs the same: one
 gradient of log f at ``samples`` points for each datum and update.
 """
 
@@ -19,12 +19,12 @@ from avo_lib.numerics import check_axes, standard_normal
 from avo_lib.paths import LogDensity
 
 Rule = Callable[[Tensor, Tensor], Tensor]
-"""The next λ from λ and the gradient there, each ``(..., 2 * dim)``."""
+"""Gives the next λ from λ and the gradient there, each ``(..., 2 * dim)``."""
 TINY = 1e-4
 
 
 def gaussian(lam: Tensor) -> Gaussian:
-    """The approximation of λ = (mean, log std), ``(..., 2 * dim)``."""
+    """The Gaussian that λ = (mean, log std), ``(..., 2 * dim)``, stands for."""
     mean, log_std = _halves(lam)
     return Gaussian(mean, log_std.exp())
 
@@ -41,20 +41,20 @@ def elbo_gradient(
 ) -> Tensor:
     r"""The pathwise gradient of :math:`E_q \log f(z) + \sum_j \log\sigma_j` in λ, which is the ELBO's.
 
-    The noise comes in pairs ±ε: where log f is quadratic, the gradient in the mean is exact.
+    The noise comes in pairs ±ε: where log f is quadratic, the gradient with respect to the mean is exact.
 
     Args:
         lam: λ, ``(..., 2 * dim)``.
         log_f: Log f of each datum in nats, ``(samples, ..., dim)`` to ``(samples, ...)``.
-        samples: Draws for each datum, an even number.
+        samples: Number of draws for each datum, even.
         generator: Source of the noise.
 
     Returns:
         The gradient, a constant shaped as λ.
 
     Raises:
-        ValueError: If the draws cannot be paired, or λ has no two halves.
-        RuntimeError: Under ``torch.inference_mode()``, which leaves log f no gradient.
+        ValueError: If the draws cannot be paired, or λ cannot be split into two halves.
+        RuntimeError: Under ``torch.inference_mode()``, which leaves log f without a gradient.
     """
     check_gradients()
     if check_count("samples", samples, least=2) % 2:
@@ -72,17 +72,17 @@ def elbo_gradient(
 def ascend(
     start: Tensor, log_f: LogDensity, rule: Rule, *, samples: int = 2, generator: torch.Generator | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """λ and the gradient of its ELBO, after 0, 1, 2 … updates, for as long as one asks.
+    """λ and the gradient of its ELBO, after 0, 1, 2 … updates, for as long as they are asked for.
 
-    Each λ depends on the parameters of the rule through its own update alone; what an update is given is a constant.
-    So the gradient at λ, times λ, is what a learned rule learns from, at no further cost: see
+    Each λ depends on the parameters of the rule through its own update alone; the inputs of an update are constants.
+    So a learned rule can learn from the gradient at λ, times λ, at no further cost: see
     :class:`IterativeInference`.
 
     Args:
-        start: The first λ, ``(..., 2 * dim)``, of an encoder or of the prior.
+        start: The first λ, ``(..., 2 * dim)``, that of an encoder or of the prior.
         log_f: As for :func:`elbo_gradient`.
-        rule: The update.
-        samples: Draws for each datum and gradient.
+        rule: The rule that makes each update.
+        samples: Number of draws for each datum and gradient.
         generator: Source of the noise.
 
     Yields:
@@ -98,13 +98,13 @@ def ascend(
 class IterativeInference(nn.Module):
     r"""A learned rule with gates, :math:`\lambda' = g \odot \lambda + (1 - g) \odot f` (Marino 2018, arXiv 1807.09356).
 
-    The network sees λ and the gradient, as the logarithm of its size and its sign, and gives f and the log odds of g.
-    Train it on the sum of λ times gradient over the updates, which has the gradient of the sum of their ELBOs.
+    The network sees λ and the gradient (the logarithm of its size, and its sign) and gives f and the log odds of g.
+    Train it on the sum of λ times gradient over the updates, whose gradient is that of the sum of their ELBOs.
 
     Args:
         dim: Size of z.
         hidden: Width of the two hidden layers.
-        gate_bias: Log odds of g at the start: the larger, the smaller the first updates.
+        gate_bias: Initial log odds of g: the larger, the smaller the first updates.
 
     >>> from itertools import islice
     >>> rule = IterativeInference(3)

@@ -3,7 +3,7 @@ r"""The linear VAE: a model small enough to know everything about, posterior col
 Prior :math:`\mathcal N(0, I)`, likelihood :math:`\mathcal N(x; Wz, \sigma^2 I)` of centred data, encoder
 :math:`q(z\mid x) = \mathcal N(Vx, D)` with one diagonal D. Averaged over data, every quantity depends on their
 covariance S alone, so nothing is sampled. ``covariance`` is S with shape ``(data_dim, data_dim)``, or its diagonal
-``(data_dim,)`` where it has no other entries: the model looks the same in every rotation of the data. S divides by the
+``(data_dim,)`` where all else is zero: the model looks the same in every rotation of the data. S divides by the
 number of data, not by one less: only then are these averages over the data themselves.
 """
 
@@ -36,12 +36,12 @@ def ppca(covariance: Tensor, dim: int, noise_var: Tensor | float | None = None) 
     r"""Probabilistic PCA in closed form, :math:`W = U(\Lambda - \sigma^2 I)_+^{1/2}` (Tipping & Bishop 1999).
 
     Args:
-        covariance: S.
+        covariance: S, or its diagonal; see the module.
         dim: Number of latents, fewer than ``data_dim``.
         noise_var: σ² held fixed; by default its maximum-likelihood value, the mean of the unused eigenvalues.
 
     Raises:
-        ValueError: If there are too many latents, σ² is not positive, or S not finite and symmetric.
+        ValueError: If there are too many latents, σ² is not positive, or S is not finite and symmetric.
 
     >>> best = ppca(torch.tensor([5.0, 2.0, 1.0]), 1)
     >>> best.noise_var.item(), round(best.weight.square().sum().item(), 4)
@@ -65,12 +65,12 @@ def ppca(covariance: Tensor, dim: int, noise_var: Tensor | float | None = None) 
 def log_marginal(weight: Tensor, noise_var: Tensor, covariance: Tensor) -> Tensor:
     r"""Average :math:`\log p(x) = -\frac12[n\log 2\pi + \log\det C + \mathrm{tr}(C^{-1}S)]`, C = WWᵀ + σ²I, in nats.
 
-    What W explains of tr S cancels before it is divided by σ²: where σ² is small beside tr S, use float64.
+    The part of tr S that W explains cancels before the division by σ²: where σ² is small beside tr S, use float64.
 
     Args:
         weight: W, ``(..., data_dim, dim)``.
         noise_var: σ², ``(...)``.
-        covariance: S.
+        covariance: S, or its diagonal; see the module.
     """
     data_dim, dim = weight.shape[-2:]
     precision = _precision(weight, noise_var)
@@ -83,7 +83,8 @@ def log_marginal(weight: Tensor, noise_var: Tensor, covariance: Tensor) -> Tenso
 def best_encoder(weight: Tensor, noise_var: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
     r"""The V and diagonal of D that maximise the ELBO, ``(..., dim, data_dim)`` and ``(..., dim)``.
 
-    With :math:`M = W^\top W + \beta\sigma^2 I` V is :math:`M^{-1}W^\top` and D :math:`\beta\sigma^2/M_{jj}`.
+    With :math:`M = W^\top W + \beta\sigma^2 I`, V is :math:`M^{-1}W^\top` and the diagonal of D is
+    :math:`\beta\sigma^2/M_{jj}`.
     """
     variance = beta * noise_var
     precision = _precision(weight, variance)
@@ -93,17 +94,17 @@ def best_encoder(weight: Tensor, noise_var: Tensor, beta: float = 1.0) -> tuple[
 class LinearVAE(nn.Module):
     """A linear VAE whose ELBO is known in closed form (Lucas et al. 2019, arXiv 1911.02469).
 
-    Leading axes of ``weight`` hold independent models, which train as one.
+    Leading axes of ``weight`` hold independent models, which are trained as one.
 
     Args:
         weight: Initial W, ``(..., data_dim, dim)``.
         noise_var: Initial σ², a number or ``(...)``.
         encoder: Initial V, ``(..., dim, data_dim)``; by default V and D are the best for W and σ².
-        learn_noise: Whether σ² is a parameter.
+        learn_noise: Whether σ² is learned.
 
     Raises:
-        ValueError: If W is no matrix, V has another shape than its transpose, or σ² is not positive or is shaped
-            otherwise.
+        ValueError: If W is not a matrix, V is not shaped as its transpose, or σ² is not positive or has the wrong
+            shape.
 
     >>> covariance = torch.tensor([5.0, 2.0, 1.0])
     >>> best = ppca(covariance, 1)
@@ -142,7 +143,7 @@ class LinearVAE(nn.Module):
     def elbo(self, covariance: Tensor, beta: float = 1.0) -> Tensor:
         """The exact ELBO averaged over data, in nats, ``(...)``; for beta ≥ 1 at most :func:`log_marginal`.
 
-        Like it, it cancels where σ² is small beside tr S: use float64 there.
+        Like that function, it loses digits where σ² is small beside tr S: use float64 there.
         """
         gram = self.weight.mT @ self.weight
         code = _times(self.encoder, covariance)
@@ -163,7 +164,7 @@ def collapsed(unit_kl: Tensor, epsilon: float, delta: float = 0.01) -> Tensor:
         delta: δ, a share below 1.
 
     Raises:
-        ValueError: If there are no data, a KL is NaN, or ε or δ is no such number.
+        ValueError: If there are no data, a KL is NaN, or ε or δ is not such a number.
 
     >>> collapsed(torch.tensor([[0.001, 0.4], [0.002, 0.0]]), 0.01).tolist()
     [True, False]
@@ -172,7 +173,7 @@ def collapsed(unit_kl: Tensor, epsilon: float, delta: float = 0.01) -> Tensor:
         raise ValueError("a KL is NaN, or there is none: whether its unit is collapsed cannot be said")
     if not epsilon > 0 or not 0 <= delta < 1:
         raise ValueError(f"need an epsilon above 0 nats and a share delta from 0 to below 1, not {epsilon} and {delta}")
-    return (unit_kl >= epsilon).sum(0) <= delta * len(unit_kl) + 1e-9  # a count: no share's rounding decides
+    return (unit_kl >= epsilon).sum(0) <= delta * len(unit_kl) + 1e-9  # a count, so that no rounding of a share decides
 
 
 def _precision(weight: Tensor, variance: Tensor) -> Tensor:

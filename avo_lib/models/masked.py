@@ -2,7 +2,7 @@ r"""A decoder that sees the pixels before each pixel: locally masked convolution
 
 In an order o of generation the likelihood is a product, :math:`p(x\mid z) = \prod_i p(x_{o(i)}\mid x_{o(<i)}, z)`,
 computed exactly in one pass. A convolution takes a patch around every pixel; here the entries of a patch that come
-later in the order are set to zero before the product with the weights. The order stands in the masks alone, so that one
+later in the order are set to zero before the product with the weights. Only the masks hold the order, so that one
 set of weights serves every order.
 """
 
@@ -23,7 +23,7 @@ Order = Tensor | Sequence[int]
 
 
 def s_curve(height: int, width: int) -> Tensor:
-    """The order that runs through the rows forth and back, so that every pixel follows a neighbour.
+    """The order that runs through the rows back and forth, so that every pixel follows a neighbour.
 
     >>> s_curve(2, 3).tolist()
     [0, 1, 2, 5, 4, 3]
@@ -33,20 +33,20 @@ def s_curve(height: int, width: int) -> Tensor:
 
 
 def patch_mask(order: Order, height: int, width: int, window: int, *, itself: bool) -> Tensor:
-    """What of the patch around each pixel may be seen when that pixel is generated.
+    """The part of the patch around each pixel that may be seen when that pixel is generated.
 
     Args:
         order: All pixels in the order of their generation.
-        height: Of the image.
-        width: Of the image.
-        window: Odd side of a patch.
-        itself: Whether a pixel sees its own entry, as it may where that holds what earlier pixels say.
+        height: Height of the image.
+        width: Width of the image.
+        window: Side of a patch, an odd number.
+        itself: Whether a pixel sees its own entry, as it may where that entry holds what earlier pixels say.
 
     Returns:
         Zeros and ones ``(window², pixels)``, of the default type.
 
     Raises:
-        ValueError: If the window is even, or the order is not of whole numbers or does not have each pixel once.
+        ValueError: If the window is even, or the order does not have each pixel once, as whole numbers.
 
     >>> patch_mask(range(4), 2, 2, 3, itself=False).sum(0).tolist()  # row by row: each sees all before it
     [0.0, 1.0, 2.0, 3.0]
@@ -69,7 +69,7 @@ class MaskedConvolution(nn.Module):
     Args:
         in_dim: Channels of the input.
         out_dim: Channels of the output.
-        window: Odd side of a patch.
+        window: Side of a patch, an odd number.
 
     >>> layer = MaskedConvolution(1, 8, 3)
     >>> layer(torch.zeros(5, 1, 4, 6), patch_mask(s_curve(4, 6), 4, 6, 3, itself=False)).shape
@@ -83,7 +83,7 @@ class MaskedConvolution(nn.Module):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
-        """``(images, in_dim, height, width)`` to ``(images, out_dim, height, width)``."""
+        """Map ``(images, in_dim, height, width)`` to ``(images, out_dim, height, width)``."""
         patches = functional.unfold(h, self.window, padding=self.window // 2).unflatten(1, (h.shape[1], -1))
         out = _product((patches * mask).flatten(1, 2), self.weight, self.bias)
         return out.reshape(*out.shape[:2], *h.shape[-2:])
@@ -95,22 +95,22 @@ def _product(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class MaskedBernoulli(Bernoulli):
-    r"""Binary pixels, each with a probability that depends on the pixels before it and on what the decoder gives.
+    r"""Binary pixels, each with a probability that depends on the pixels before it and on the decoder's output.
 
     The decoder gives ``maps`` numbers for each pixel, the same for every order. The first convolution sees the pixels
-    strictly before each one, the others also what the layer below has at the pixel itself. With windows of 1 no pixel
-    is seen, and the likelihood is that of an ordinary decoder with the same layers.
+    strictly before each one; the others see in addition what the layer below has at the pixel itself. With windows of
+    1 no pixel is seen, and the likelihood is that of an ordinary decoder with the same layers.
 
     Args:
-        height: Of an image.
-        width: Of an image.
-        windows: Odd side of each convolution's patches; together they say how far a pixel sees.
-        channels: Width of the layers.
-        maps: Numbers for each pixel that the decoder gives.
+        height: Height of an image.
+        width: Width of an image.
+        windows: Side of each convolution's patches, an odd number; together they say how far a pixel sees.
+        channels: Number of channels of the layers.
+        maps: How many numbers the decoder gives for each pixel.
         order: All pixels in the order of their generation; row by row if None.
 
     Raises:
-        ValueError: If there are no windows, one is even, or the order is none; see :func:`patch_mask`.
+        ValueError: If there are no windows, one is even, or the order is not valid; see :func:`patch_mask`.
 
     >>> from avo_lib.models.vae import VAE, VAEConfig
     >>> config = VAEConfig(pixels=16, hidden=(8,), latent=2, batch_norm=False)
@@ -140,14 +140,14 @@ class MaskedBernoulli(Bernoulli):
         self.reorder(range(height * width) if order is None else order)
 
     def reorder(self, order: Order) -> None:
-        """Generate pixels in another order from now on, with the same weights; a ValueError as of the class."""
+        """Generate pixels in another order from now on, with the same weights; raises ValueError as the class does."""
         for i, window in enumerate(self.windows):
             mask = patch_mask(order, self.height, self.width, window, itself=i > 0).to(self.last.weight)
             self.register_buffer(f"mask{i}", mask, persistent=False)
         self.register_buffer("order", torch.as_tensor(order).clone(), persistent=False)
 
     def extra_repr(self) -> str:
-        """Windows and order, which no weights tell: a checkpoint knows another model by them."""
+        """Windows and order, which the weights do not show: by them a checkpoint recognises another model."""
         order = self.order.tolist()
         own = "row by row" if order == sorted(order) else hashlib.sha256(repr(order).encode()).hexdigest()[:8]
         return f"windows={self.windows}, order={own}"
@@ -157,13 +157,13 @@ class MaskedBernoulli(Bernoulli):
 
         Args:
             x: Binary pixels ``(..., pixels)``.
-            given: What the decoder gives, ``(..., maps * pixels)``, with the axes of x or more in front of them.
+            given: Output of the decoder, ``(..., maps * pixels)``, with the leading axes of x or more in front.
 
         Returns:
-            Log odds ``(..., pixels)``, with the axes of ``given``.
+            Log odds ``(..., pixels)``, with the leading axes of ``given``.
 
         Raises:
-            ValueError: If x or ``given`` has another number of entries.
+            ValueError: If x or ``given`` has the wrong number of entries.
         """
         pixels = self.height * self.width
         if (x.shape[-1], given.shape[-1]) != (pixels, self.maps * pixels):
@@ -189,7 +189,7 @@ class MaskedBernoulli(Bernoulli):
         return super().forward(x, self.logits(x, given))
 
     def mean(self, given: Tensor) -> Tensor:
-        """There is none in closed form.
+        """Refuse: there is no mean in closed form.
 
         Raises:
             NotImplementedError: Always.
@@ -197,7 +197,7 @@ class MaskedBernoulli(Bernoulli):
         raise NotImplementedError("a pixel depends on those before it, and has no mean in closed form: use sample")
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Binary pixels, one after the other, with one pass for each."""
+        """Draw binary pixels one after the other, with one pass for each."""
         x = given.new_zeros(*given.shape[:-1], self.height * self.width)
         with torch.no_grad():
             for pixel in self.order.tolist():

@@ -22,12 +22,12 @@ class GatedLayer(nn.Module):
         self.linear = nn.Linear(in_dim, 2 * out_dim)
 
     def forward(self, h: Tensor) -> Tensor:
-        """``(..., in_dim)`` to ``(..., out_dim)``."""
+        """Map ``(..., in_dim)`` to ``(..., out_dim)``."""
         return functional.glu(self.linear(h))
 
 
 def trunk(widths: Sequence[int], layers: str, batch_norm: bool) -> nn.Sequential:
-    """Hidden layers from widths[0] to widths[-1], ``"gated"`` or ``"leaky_relu"`` and then perhaps batch-normalised.
+    """Hidden layers from widths[0] to widths[-1], ``"gated"``, or ``"leaky_relu"`` with or without batch norm.
 
     Raises:
         ValueError: If there are no such layers, or gated ones are to be batch-normalised.
@@ -49,7 +49,7 @@ def trunk(widths: Sequence[int], layers: str, batch_norm: bool) -> nn.Sequential
 class Bernoulli(nn.Module):
     """Binary pixels, whose log odds the decoder gives."""
 
-    maps: int = 1  # numbers for each pixel that the decoder gives
+    maps: int = 1  # how many numbers the decoder gives for each pixel
 
     def check(self, x: Tensor) -> None:
         """Refuse grey pixels; see :func:`avo_lib.numerics.check_binary`."""
@@ -64,14 +64,14 @@ class Bernoulli(nn.Module):
         return logits.sigmoid()
 
     def sample(self, logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Binary pixels."""
+        """Draw binary pixels."""
         return torch.bernoulli(logits.sigmoid(), generator=generator)
 
 
 class GaussianNoise(nn.Module):
     """Real pixels with Gaussian noise of one learned standard deviation around the decoder's output.
 
-    Nats of real pixels are those of a density: they change with the unit of the pixels, and may be positive.
+    The log-likelihood of real pixels is a log density: in nats it changes with their unit, and may be positive.
     """
 
     maps: int = 1
@@ -81,7 +81,7 @@ class GaussianNoise(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(()))
 
     def check(self, x: Tensor) -> None:
-        """Refuse what is no finite floating-point number, by a ValueError."""
+        """Raise a ValueError unless all pixels are finite floating-point numbers."""
         if not x.is_floating_point() or not bool(x.isfinite().all()):
             raise ValueError(f"pixels must be finite floating-point numbers, got {x.dtype}")
 
@@ -94,7 +94,7 @@ class GaussianNoise(nn.Module):
         return mean
 
     def sample(self, mean: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Pixels with noise."""
+        """Draw pixels: the decoder's output with noise."""
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + self.log_std.exp() * noise
 
@@ -105,7 +105,7 @@ LIKELIHOODS: dict[str, Callable[[], Bernoulli | GaussianNoise]] = {"bernoulli": 
 def frozen(module: nn.Module) -> Callable[..., Tensor]:
     """A module as a function with constant parameters: gradients reach its inputs alone, and no buffer changes.
 
-    AVO's intermediate targets are made of a decoder that must not learn from them.
+    AVO's intermediate targets are made with a decoder that must not learn from them.
 
     >>> layer = nn.Linear(2, 1)
     >>> frozen(layer)(torch.ones(2)).requires_grad

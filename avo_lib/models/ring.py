@@ -33,18 +33,19 @@ class RingConfig:
     Attributes:
         method: ``"vae"`` has a Gaussian encoder; ``"iwae"`` proposes from the prior; ``"hvi"``, ``"avo"``, ``"mixed"``
             send draws of the prior through T kernels that see x, and differ in their objective alone: the ELBO, AVO, or
-            at every update the toss of a fair coin.
+            one of the two by the toss of a fair coin at every update.
         stds: Standard deviations of the true noise.
-        seeds: Copies at each of them; copy i has the noise ``stds[i // seeds]``.
+        seeds: Number of copies at each noise level; copy i has the noise ``stds[i // seeds]``.
         T: Number of kernels.
-        samples: Draws K of the importance-weighted bound.
+        samples: Number K of draws in the importance-weighted bound.
         hidden: Width of every hidden layer.
-        batch: Data in an update, drawn afresh for each.
-        updates: Steps of Adam.
-        lr: Its learning rate.
+        batch: Number of data in an update, drawn afresh for each.
+        updates: Number of Adam steps.
+        lr: Learning rate of Adam.
 
     Raises:
-        ValueError: If there is no such method, a noise is not positive, a count below 1, or the rate is not positive.
+        ValueError: If there is no such method, a noise is not positive, a count is below 1, or the rate is not
+            positive.
     """
 
     method: str
@@ -68,16 +69,16 @@ class RingConfig:
 
     @property
     def copies(self) -> int:
-        """All seeds at all noise levels."""
+        """Number of copies: all seeds at all noise levels."""
         return self.seeds * len(self.stds)
 
     @property
     def decodings(self) -> float:
-        """Latents decoded for each datum in an update, on average; IWAE's are counted as if no x shared them."""
+        """Average number of latents decoded for each datum in an update; IWAE's are counted as if no x shared them."""
         return {"vae": 1, "iwae": self.samples, "hvi": 1, "avo": self.T, "mixed": (1 + self.T) / 2}[self.method]
 
     def simulate(self, points: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Data for every copy, ``(copies, points, 2)``."""
+        """Draw data for every copy, ``(copies, points, 2)``."""
         std = torch.tensor(self.stds).repeat_interleave(self.seeds)[:, None, None]
         return simulate((self.copies, points), std, generator=generator)
 
@@ -109,7 +110,7 @@ def posterior(x: Tensor, z: Tensor, std: Tensor | float) -> tuple[Tensor, Tensor
     Args:
         x: Data ``(..., n, 2)``.
         z: Equally spaced latents ``(points, 1)`` from :func:`line`.
-        std: Standard deviation of the noise at each of them, broadcastable to ``(..., n, points)``.
+        std: Standard deviation of the noise at each latent, broadcastable to ``(..., n, points)``.
 
     Returns:
         Log p(z|x) at the latents, ``(..., n, points)``, and log p(x), ``(..., n)``, in nats.
@@ -148,7 +149,7 @@ class Ring(nn.Module):
     """Copies of the model with the true mean and a learned noise σ(z), each with its own approximate posterior.
 
     Args:
-        config: What to build.
+        config: Configuration of the model.
 
     >>> ring = Ring(RingConfig("avo", stds=(0.1,), seeds=3, T=2))
     >>> ring.chain(torch.zeros(3, 7, 2)).sample().log_w().shape
@@ -162,12 +163,12 @@ class Ring(nn.Module):
         self.encoder = _mlp(copies, 2, hidden, 2) if config.method == "vae" else None
         count = config.T if config.method in ("hvi", "avo", "mixed") else 0
         self.kernels = nn.ModuleList(GatedKernel(1, hidden, batch=(copies,)) for _ in range(count))
-        for kernel in self.kernels:  # x enters the hidden layer of each, in copies of its own too
+        for kernel in self.kernels:  # x enters the hidden layer of each kernel, in independent copies too
             kernel.q.hidden.shift_of_context = _Linear(copies, 2, hidden)  # type: ignore[union-attr]
             kernel.r.hidden.shift_of_context = _Linear(copies, 2, hidden)  # type: ignore[union-attr]
 
     def std(self, z: Tensor) -> Tensor:
-        """The noise's standard deviation at z, ``(..., copies, points, 1)`` to the same."""
+        """The noise's standard deviation at z, both ``(..., copies, points, 1)``."""
         return self._std(z, self.noise)
 
     @staticmethod
@@ -177,7 +178,10 @@ class Ring(nn.Module):
         return std.reshape(z.shape[-3], *z.shape[:-3], *z.shape[-2:]).movedim(0, -3)
 
     def chain(self, x: Tensor) -> Chain:
-        """The approximate posterior of x, ``(copies, points, 2)``, or a ValueError; IWAE's share the prior's draws."""
+        """The approximate posterior of x, ``(copies, points, 2)``; a ValueError for any other shape.
+
+        Under IWAE all points of a copy share the draws of the prior.
+        """
         if x.dim() != 3 or (len(x), x.shape[-1]) != (self.config.copies, 2):
             raise ValueError(f"need data ({self.config.copies}, points, 2), each copy its own, got {tuple(x.shape)}")
         if self.encoder is not None:
@@ -195,7 +199,7 @@ class Ring(nn.Module):
         return Chain(proposal, list(self.kernels), path, x)  # type: ignore[arg-type]
 
     def bound(self, x: Tensor, *, training: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """A draw of the method's own bound for each x, ``(copies, points)`` in nats; in training with its gradient."""
+        """A draw of the method's own bound for each x, ``(copies, points)`` in nats; in training, with its gradient."""
         chain = self.chain(x)
         if self.config.method == "iwae":
             return iwae(chain.sample((self.config.samples,), generator=generator))

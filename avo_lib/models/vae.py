@@ -27,19 +27,19 @@ class VAEConfig:
     """The architecture of a :class:`VAE`.
 
     Attributes:
-        pixels: Size of an image.
-        hidden: Widths of the encoder's layers; the decoder has them in reverse.
+        pixels: Number of pixels in an image.
+        hidden: Widths of the encoder's layers; the decoder has them in reverse order.
         latent: Size of z.
         layers: ``"leaky_relu"``, or ``"gated"`` for (W h + b) * sigmoid(V h + c) (Tomczak & Welling 2016).
         batch_norm: Whether hidden layers are batch-normalised (not with gated layers).
-        T: The number of kernels; 0 for the plain VAE.
+        T: Number of kernels; 0 for the plain VAE.
         kernel: ``"gated"`` (HVI and AVO), ``"householder"`` or ``"autoregressive"`` (flows).
-        kernel_hidden: Width of a gated kernel's hidden layer, or of the two of an autoregressive one.
+        kernel_hidden: Width of a gated kernel's hidden layer, or of an autoregressive kernel's two.
         conditioning: How gated kernels see the encoder's features, ``"concat"`` or ``"weight_norm"``.
-        std_init: Standard deviation of the gated kernels at the start; small, see :class:`GatedKernel`.
-        gate_bias: Bias of their gates at the start.
-        likelihood: ``"bernoulli"`` for binary pixels, ``"gaussian"`` for real ones with noise of a learned scale.
-        pseudo_inputs: The number of images that are learned for a VampPrior (binary pixels only); 0 for N(0, I).
+        std_init: Initial standard deviation of the gated kernels; small, see :class:`GatedKernel`.
+        gate_bias: Initial bias of the gated kernels' gates.
+        likelihood: ``"bernoulli"`` for binary pixels, ``"gaussian"`` for real pixels with noise of a learned scale.
+        pseudo_inputs: Number of images learned for a VampPrior (binary pixels only); 0 for the prior N(0, I).
 
     Raises:
         ValueError: If a name does not exist, a size is below 1, or parts do not go together; the message says which.
@@ -85,14 +85,15 @@ class VAE(nn.Module):
 
     The encoder gives a Gaussian :math:`q_0(z_0\mid x)` and features for the T kernels; the path runs from the prior
     :math:`p(z)` to :math:`p(z)\,p(x\mid z)`. The prior is :math:`\mathcal N(0, I)`, or with pseudo-inputs the mixture
-    of what the encoder says of them, which is part of the model and learns where the decoder does.
+    of the Gaussians that the encoder gives for them, which is part of the model and learns where the decoder does.
 
     Args:
         config: The architecture.
-        encoder: In place of its own, from images ``(images, pixels)`` to features ``(images, hidden[-1])``.
-        decoder: In place of its own, from ``(points, latent)`` to ``(points, pixels)``: log odds or means.
-        likelihood: In place of the one that ``config`` names, such as :class:`avo_lib.models.masked.MaskedBernoulli`;
-            it asks the decoder for ``likelihood.maps`` numbers for each pixel.
+        encoder: Replaces the model's own encoder; maps images ``(images, pixels)`` to features
+            ``(images, hidden[-1])``.
+        decoder: Replaces the model's own decoder; maps ``(points, latent)`` to ``(points, pixels)``: log odds or means.
+        likelihood: Replaces the one that ``config`` names, e.g. by :class:`avo_lib.models.masked.MaskedBernoulli`; it
+            asks the decoder for ``likelihood.maps`` numbers for each pixel.
 
     >>> model = VAE(VAEConfig(pixels=16, hidden=(8,), latent=2, T=3, batch_norm=False))
     >>> model.chain(torch.ones(5, 16)).sample().log_w().shape
@@ -118,7 +119,7 @@ class VAE(nn.Module):
             trunk((config.latent, *config.hidden[::-1]), *style), nn.Linear(config.hidden[0], given)
         )
         self.kernels = nn.ModuleList(self._kernel(features, t) for t in range(config.T))
-        if config.pseudo_inputs:  # log odds; at first as dark as handwritten digits are in the mean
+        if config.pseudo_inputs:  # log odds; at first as dark as handwritten digits are on average
             self.pseudo_inputs = nn.Parameter(torch.randn(config.pseudo_inputs, config.pixels) - 2)
         self.alphas: Tensor
         self.register_buffer("alphas", linear_alphas(config.T), persistent=False)
@@ -140,7 +141,7 @@ class VAE(nn.Module):
         )
 
     def decode(self, z: Tensor) -> Tensor:
-        """What the likelihood needs of each pixel, log odds or mean: ``(..., latent)`` to ``(..., maps * pixels)``."""
+        """What the likelihood needs for each pixel, log odds or mean: ``(..., latent)`` to ``(..., maps * pixels)``."""
         return self._decode(self.decoder, z)
 
     def _decode(self, decoder: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class VAE(nn.Module):
         return given.reshape(*z.shape[:-1], expected[1])
 
     def learned_prior(self) -> EvenMixture | None:
-        """The mixture that the pseudo-inputs make; None where the prior is N(0, I)."""
+        """The mixture made from the pseudo-inputs; None where the prior is N(0, I)."""
         if not self.config.pseudo_inputs:
             return None
         return EvenMixture(*self._proposed(self.encoder(self.pseudo_inputs.sigmoid())))
@@ -170,7 +171,7 @@ class VAE(nn.Module):
             The chain.
 
         Raises:
-            ValueError: If x has the wrong shape, type or pixels (not looked at while compiled or captured), or an own
+            ValueError: If x has the wrong shape, type or pixels (not checked while compiled or captured), or your own
                 encoder or decoder gives a wrong shape.
         """
         if x.dim() != 2 or x.shape[1] != self.config.pixels:
@@ -195,12 +196,12 @@ class VAE(nn.Module):
         return Chain(proposal, kernels, path, features)
 
     def sample_prior(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draws ``(n, latent)`` of the model's own prior, learned or not."""
+        """Draws ``(n, latent)`` from the model's own prior, learned or not."""
         learned = self.learned_prior()
         if learned:
             return learned.sample(n, generator=generator)
         return standard_normal(self.alphas.new_empty(n, self.config.latent), generator)
 
     def sample_images(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """The mean images ``(n, pixels)``, for binary pixels their probabilities, of n draws of the prior."""
+        """The mean images ``(n, pixels)``, for binary pixels their probabilities, at n draws from the prior."""
         return self.likelihood.mean(self.decode(self.sample_prior(n, generator=generator)))

@@ -15,15 +15,15 @@ from avo_lib.numerics import log_normal, standard_normal
 class EvenMixture:
     """An even mixture of K diagonal Gaussians.
 
-    Where they are what the encoder says of K learned pseudo-inputs, it is the VampPrior: the prior goes where the
-    posteriors are, of which the best prior is the average.
+    Where they are what the encoder gives for K learned pseudo-inputs, it is the VampPrior: the prior goes where the
+    posteriors are, whose average is the best prior.
 
     Attributes:
         mean: Means ``(K, dim)``.
-        std: Standard deviations, positive, of the same shape; their numbers are not looked at.
+        std: Standard deviations, positive, of the same shape; their values are not checked.
 
     Raises:
-        ValueError: If they have other shapes, or there are none.
+        ValueError: If a shape is wrong or empty.
 
     >>> two = EvenMixture(torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1))
     >>> round(two.log_prob(torch.zeros(1)).item(), 4)
@@ -36,7 +36,7 @@ class EvenMixture:
     std: Tensor
 
     def __post_init__(self) -> None:
-        """One Gaussian alone would be taken for as many as it has coordinates."""
+        """Refuse one Gaussian alone: it would be taken for as many as it has coordinates."""
         if self.mean.dim() != 2 or self.std.shape != self.mean.shape or not self.mean.numel():
             raise ValueError(
                 f"need mean and std (K, dim), none of them empty, got {tuple(self.mean.shape)} and "
