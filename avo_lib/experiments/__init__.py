@@ -1,1 +1,1 @@
-"""What makes the book's results: protocols, runs and sweeps, verdicts, toy fits, and the command line."""
+"""The experiments behind the book's results: protocols, runs and sweeps, verdicts, toy fits, and the command line."""

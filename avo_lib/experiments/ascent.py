@@ -1,4 +1,4 @@
-"""How toys are trained whose gradients have heavy tails: Adam on shortened gradients, along a cosine."""
+"""Training of toys whose gradients have heavy tails: Adam on shortened gradients, at a rate that falls as a cosine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-LONGEST_GRADIENT = 5.0  # of an update, for each seed on its own
+LONGEST_GRADIENT = 5.0  # largest length of an update's gradient, for each seed on its own
 
 
 def maximise(
@@ -21,11 +21,11 @@ def maximise(
     """Draw a value, follow its gradient, and let the learning rate fall to zero.
 
     Args:
-        value: Draws what is maximised, in nats.
-        parameters: What learns.
-        updates: Steps of Adam.
-        lr: Its first learning rate.
-        shorten: Acts on the gradients before each step.
+        value: Function that draws the value to maximise, in nats.
+        parameters: Parameters to train.
+        updates: Number of Adam steps.
+        lr: Initial learning rate of Adam.
+        shorten: Function that is called before each step and acts on the gradients.
 
     Raises:
         FloatingPointError: If the value is not finite.
@@ -44,7 +44,7 @@ def maximise(
 
 
 def shorten_by_seed(parameters: Iterable[nn.Parameter]) -> None:
-    """Gradients no longer than LONGEST_GRADIENT for each index of axis 0 on its own: seeds stay independent.
+    """Shorten gradients to at most LONGEST_GRADIENT for each index of axis 0 on its own: seeds stay independent.
 
     Where the length of a seed's gradient is not finite, the gradient is zero.
     """

@@ -35,28 +35,28 @@ TARGETS: dict[str, Callable[[], Target]] = LANDMARKS | {
 }
 METHODS = (*LEARNED, "AIS", "SMC")
 BASE_STD = dynamics.BASE_STD | {"ionosphere": 1.0, "sonar": 1.0}
-FITTED, FITTED_SHARE = ("ionosphere", "sonar"), 8  # their chains start from a mean field, for an eighth of the budget
+FITTED, FITTED_SHARE = ("ionosphere", "sonar"), 8  # their chains start from a mean-field fit: an eighth of the budget
 FIRST_STEP = dynamics.FIRST_STEP | {"ionosphere": 0.002, "sonar": 0.002}
-LEAPFROG, PILOT_CHAINS, ADAPTATIONS = 3, 50, 4  # of AIS and SMC
+LEAPFROG, PILOT_CHAINS, ADAPTATIONS = 3, 50, 4  # settings of AIS and SMC
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """One method on one target, judged by one estimate of log Z a seed.
+    """One method on one target, judged by one estimate of log Z for each seed.
 
-    Chains move along the geometric path with equal steps, NVI* and NVIR* along paths that learn: on landmarks from
-    N(0, s² I), with s given, and on regressions from a mean-field fit, which an eighth of the budget has paid for.
+    Chains move along the geometric path with equal steps, those of NVI* and NVIR* along learned paths. They start on
+    landmarks from N(0, s² I), with s given, and on regressions from a mean-field fit, for an eighth of the budget.
 
     Attributes:
         target: One of :data:`TARGETS`.
         method: One of :data:`METHODS`.
-        budget: Points at which the target's gradient is taken, for training or tuning and for the estimate together,
-            for each seed. AIS and SMC spend it on kernels, the others on updates. What differentiates through a
-            gradient is not counted again; one update and one estimate that only count are.
-        samples: Weights of the estimate.
-        batch: Trajectories of an update, for each seed.
-        lr: First learning rate of Adam.
-        seeds: Independent runs.
+        budget: Number of points at which the target's gradient is taken for each seed, in training or tuning and in
+            the estimate together. AIS and SMC spend it on kernels, the others on updates. Differentiating through a
+            gradient is not counted again; one update and one estimate that only serve to count are.
+        samples: Number of weights in the estimate.
+        batch: Number of trajectories in an update, for each seed.
+        lr: Initial learning rate of Adam.
+        seeds: Number of independent runs.
 
     Raises:
         ValueError: If there is no such target or method, a number is not positive, samples is below 2, or a budget
@@ -89,8 +89,8 @@ def measure(config: BenchmarkConfig, *, seed: int = 0) -> dict[str, Any]:
     """Train and judge all seeds of one method on one target.
 
     Returns:
-        The ``gradients`` and ``values`` of the target that a seed took, counted point by point; the updates of its
-        training; the seconds of all; and under ``seeds`` a row for each, see :func:`judge`.
+        The ``gradients`` and ``values`` of the target that a seed took, counted point by point; the number of updates
+        in its training; the seconds that all took; and under ``seeds`` a row for each seed, see :func:`judge`.
     """
     started, target = time.monotonic(), TARGETS[config.target]()
     counted = Counted(target.log_density)
@@ -108,14 +108,14 @@ def measure(config: BenchmarkConfig, *, seed: int = 0) -> dict[str, Any]:
 
 
 def _mean_field(config: BenchmarkConfig, base: Gaussian, counted: Counted, seed: int) -> Gaussian:
-    """The mean-field fit as the base of other methods: they pay for it."""
+    """The mean-field fit as the base of other methods, which pay for it."""
     kernel = _trained(config, base, counted, seed)[0].kernels[0]
     assert isinstance(kernel, Affine)
     return Gaussian(kernel.shift + 0 * base.mean, kernel.log_scale.exp() * base.std)
 
 
 def _trained(config: BenchmarkConfig, base: Gaussian, counted: Counted, seed: int) -> tuple[Chain, int]:
-    """A trained chain with ``samples`` draws a seed, and the number of its updates, of which the first only counts."""
+    """A trained chain with ``samples`` draws per seed, and its number of updates, of which the first only counts."""
     contestant = Contestant(config.method, counted, base.mean.shape[-1], base, FIRST_STEP[config.target])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -149,7 +149,7 @@ def run(config: BenchmarkConfig, folder: Path = RESULTS, *, seed: int = 0) -> di
 
 
 def benchmark_file(config: BenchmarkConfig, folder: Path = RESULTS) -> Path:
-    """Where a result goes; three folders deep, apart from the results of models."""
+    """The file of a result, three folders deep, apart from the results of models."""
     return folder / "toys" / "benchmark" / f"{config.target}-{config.method.replace(' ', '-').replace('*', '')}.json"
 
 
@@ -161,7 +161,7 @@ def _by_learning(
     with torch.no_grad():
         drawn = chain.sample(generator=generator)
         ends = drawn.z[-1][..., : target.dim]
-        if target.sampler:  # the way back is a check that only a target with exact draws allows, so nobody pays for it
+        if target.sampler:  # the way back is a check that needs exact draws of the target, so nobody pays for it
             exact = target.sample(config.seeds * config.samples, generator=generator).reshape(ends.shape)
             exact = add_momentum(exact, generator=generator) if config.method == "UHA" else exact
             spent = counted.gradients, counted.values
@@ -198,21 +198,21 @@ def _by_tuning(
 
 
 def judge(name: str, log_z: float, log_w: Tensor, ends: Tensor, upper: Tensor | None) -> list[dict[str, float]]:
-    """What one estimate says of each seed.
+    """What the estimate of each seed says.
 
     Args:
-        name: Of the target.
-        log_z: Of the target, in nats.
+        name: Name of the target.
+        log_z: Log Z of the target, in nats.
         log_w: Log weights ``(samples, seeds)``.
         ends: Last points ``(samples, seeds, dim)``.
-        upper: Log weights of the way back from exact draws ``(seeds, samples)``, where there are any.
+        upper: Log weights ``(seeds, samples)`` of the way back from exact draws, where there are any.
 
     Returns:
         A row for each seed. In nats, ``gap`` is log Z minus the mean of log w; ``error`` the log of the mean weight
         minus log Z, below 0 on average; ``upper`` the mean of log w on the way back minus log Z, above 0 on average.
         ``ess`` is the effective sample size as a share; neither it nor the gap means anything after resampling.
-        ``astray``, of landmarks, is the total variation between the weighted shares of eight regions and the exact
-        ones.
+        ``astray``, for landmarks alone, is the total variation between the weighted shares of eight regions and the
+        exact ones.
     """
     columns = {
         "gap": log_z - log_w.mean(0),

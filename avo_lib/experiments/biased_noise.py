@@ -19,7 +19,7 @@ from avo_lib.models.ring import ETA, METHODS, Ring, RingConfig, line, posterior
 
 CONFIGS = (*(RingConfig(method) for method in METHODS), RingConfig("avo", (0.1,), updates=10_000, lr=1e-3))
 ANGLES = tuple(range(-171, 172, 19))  # degrees around the circle, 0 at the top
-CURVE = (0, 250, 500, 1000, 2000, 3000, 4000, 6000, 8000)  # updates before which the model is judged
+CURVE = (0, 250, 500, 1000, 2000, 3000, 4000, 6000, 8000)  # numbers of updates after which the model is judged
 
 
 def log_likelihoods(ring: Ring, x: Tensor, points: int = 1201) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def log_likelihoods(ring: Ring, x: Tensor, points: int = 1201) -> tuple[Tensor, 
     Args:
         ring: The learned models.
         x: Data of each copy, ``(copies, points, 2)``.
-        points: Latents of the grid, from −6 to 6.
+        points: Number of latents on the grid, which goes from −6 to 6.
 
     Returns:
         Both ``(copies, points)`` in nats. On data of the true model the mean of log p* − log p_θ is KL(p* ‖ p_θ).
@@ -45,11 +45,11 @@ def train(config: RingConfig, *, seed: int = 0) -> tuple[Ring, dict[int, list[fl
     """Train all copies as one batched run; methods of equal shapes see the same initial weights, data and noise.
 
     Args:
-        config: What to fit, and how.
-        seed: Of the initial weights, the data and the noise.
+        config: What to fit and how.
+        seed: Seed of the initial weights, the data and the noise.
 
     Returns:
-        The model, and its divergence from the true one after some numbers of updates, in nats for each copy.
+        The model, and its divergence from the true one after given numbers of updates, in nats for each copy.
 
     Raises:
         FloatingPointError: If the objective is not finite.
@@ -78,10 +78,11 @@ def evaluate(ring: Ring, *, points: int = 2000, samples: int = 100, seed: int = 
     """Judge each copy on held-out data of the true model, in nats.
 
     Args:
-        ring: From :func:`train`.
-        points: Data for each copy, at least two and in blocks of 100; the sandwich takes every fourth block.
-        samples: Reverse trajectories for each point of a chain; see :func:`avo_lib.evaluation.marginal_bounds`.
-        seed: Of the data and the noise.
+        ring: Trained model, from :func:`train`.
+        points: Number of data for each copy, at least two, in blocks of 100; the sandwich takes every fourth block.
+        samples: Reverse trajectories drawn for each point of a chain; see
+            :func:`avo_lib.evaluation.marginal_bounds`.
+        seed: Seed of the data and the noise.
 
     Returns:
         For each copy its ``std`` and ``seed``; ``log_p``, the method's ``bound``, ``model_kl`` = KL(p* ‖ p_θ) and
@@ -126,7 +127,7 @@ def _stderr(values: Tensor) -> Tensor:
 
 
 def ring_file(config: RingConfig, folder: Path = RESULTS) -> Path:
-    """Where a fit's result goes; three folders deep, apart from the results of models."""
+    """The file of a fit's result, three folders deep, apart from the results of models."""
     rate = "" if config.lr == RingConfig.lr else f"-lr{config.lr:g}"
     return folder / "toys" / "ring" / f"{config.method}{rate}.json"
 
@@ -152,7 +153,7 @@ def _fitted(config: RingConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def load_ring(config: RingConfig, folder: Path = RESULTS) -> Ring:
-    """The published copies of a method at the middle noise level, all seeds.
+    """The published copies of a method at the middle noise level, for all seeds.
 
     Raises:
         FileNotFoundError: If these weights are not there; the message says which command makes them.

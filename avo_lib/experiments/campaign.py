@@ -24,7 +24,7 @@ from avo_lib.training import TrainConfig, fit
 
 RUNS = (CLONE or Path()) / "runs"
 EVALUATION_SEED = 0
-BOUND_IMAGES = 10_000  # of the training images, for the training bound
+BOUND_IMAGES = 10_000  # number of training images behind the training bound
 
 
 def run(
@@ -37,13 +37,13 @@ def run(
     runs: Path | str = RUNS,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate and write one result with its weights; a finished one is read. An interrupted run goes on.
+    """Train, evaluate and write one result with its weights; a finished one is read, an interrupted one resumed.
 
     Args:
         experiment: Protocol, e.g. ``"report"``.
         method: Method within it, e.g. ``"avo"``.
-        seed: Of the initial weights, the order and the noise.
-        setup: What to run under these names, if they are your own.
+        seed: Seed of the initial weights, the order and the noise.
+        setup: Setup to run under these names, where the names are your own.
         results: Folder of the results.
         runs: Folder of the checkpoints.
         device: Torch device; by default a GPU if there is one.
@@ -55,7 +55,7 @@ def run(
         ValueError: If there is no such experiment or method, a setting is not finite, or a result there is damaged or
             has other settings.
         FloatingPointError: If the objective, a weight or a number in the result is not finite; nothing is published.
-        OSError: If a folder cannot be written to, which is tried first.
+        OSError: If a folder cannot be written to, which is checked first.
     """
     setup = setup or find(experiment, method)
     file, config = result_file(experiment, method, seed, results), plain(setup.described())
@@ -135,13 +135,13 @@ def sweep(
     runs: Path | str = RUNS,
     device: str | None = None,
 ) -> list[Path]:
-    """Run methods × seeds, one process a core; results that exist are skipped.
+    """Run methods × seeds, one process per core; results that exist are skipped.
 
     Args:
         experiment: Protocol.
-        methods: Methods within it, all of them if none are named; or your own, as named setups.
-        seeds: Seeds.
-        jobs: Processes at a time; -1 for one a core.
+        methods: Methods within the protocol, all of them if none are named; or your own, as named setups.
+        seeds: Seeds of the runs of each method.
+        jobs: Number of processes at a time; -1 for one per core.
         scheduler: Address of a dask scheduler to run on instead (the ``cluster`` extra).
         results: Folder of the results.
         runs: Folder of the checkpoints.
@@ -152,7 +152,7 @@ def sweep(
 
     Raises:
         ValueError: If there is no such experiment or method, a setting is not finite, or a result there is damaged or
-            has other settings: before anything is trained.
+            has other settings. It is raised before anything is trained.
         ImportError: If a scheduler is given and dask is not installed.
         FloatingPointError: If runs diverged, after all others have finished; the message names them.
     """
@@ -168,7 +168,7 @@ def sweep(
             raise ImportError("a scheduler needs dask: pip install '.[cluster]'") from error
         Client(scheduler)  # registers itself as joblib's dask backend
         backend = {"backend": "dask"}
-    dtype = torch.get_default_dtype()  # a new process has torch's own
+    dtype = torch.get_default_dtype()  # a new process starts with torch's own
     with parallel_config(**backend):
         ends = Parallel()(
             delayed(_attempt)(
@@ -187,10 +187,10 @@ def _finished(experiment: str, method: str, seed: int, results: Path | str, setu
         return False
     result = read_result(file)
     found, judged_with = result["config"], result.get("test", {}).get("samples")
-    if isinstance(setup, Experiment):  # an option that came later had its default, which changes nothing
+    if isinstance(setup, Experiment):  # an option added later had its default, which changes nothing
         defaults = Experiment(VAEConfig(), TrainConfig(epochs=1), setup.binarisation).described()
         found.setdefault("dataset", defaults["dataset"])
-        with suppress(KeyError, TypeError, ValueError):  # what is of another kind differs
+        with suppress(KeyError, TypeError, ValueError):  # settings of another kind differ
             found["train"] = _with_objective(found["train"])
             for part in ("model", "train"):
                 found[part] = defaults[part] | found[part]
@@ -202,7 +202,7 @@ def _finished(experiment: str, method: str, seed: int, results: Path | str, setu
 
 
 def _with_objective(train: dict[str, Any]) -> dict[str, Any]:
-    """Settings in which the objective is a value, from results of when it was four options."""
+    """The training settings with the objective as a value; in older results it was four options."""
     if "objective" in train:
         return train
     options = {"samples": 1, "avo_share": 0.0, "attach_features": False, "attach_decoder": False}
@@ -219,7 +219,7 @@ def _with_objective(train: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attempt(function: Callable[..., Any], dtype: torch.dtype, *args: Any, **kwargs: Any) -> str | None:
-    """One run on one thread. How it diverged, if it did: it would at every attempt, and others must not wait for it."""
+    """Run on one thread, and say how it diverged, if it did: it would each time, and others must not wait for it."""
     threads = torch.get_num_threads()  # the caller's, if there is one job
     torch.set_num_threads(1)
     torch.set_default_dtype(dtype)

@@ -22,7 +22,7 @@ from avo_lib.experiments.mnist import DataError
 
 
 def main() -> None:
-    """Parse the command line; what the user can mend ends in one line, not in a traceback."""
+    """Parse the command line; an error that the user can mend ends in one line, not in a traceback."""
     table: dict[str, Callable[..., Any]] = {
         "run": commands.run,
         "sweep": commands.sweep,
@@ -39,7 +39,7 @@ def main() -> None:
     }
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # rather a question mark than a traceback where a letter is missing
+            stream.reconfigure(errors="replace")  # better a question mark than a traceback where a letter is missing
     if sys.argv[1:] == ["--version"]:
         print(f"avo_lib {avo_lib.__version__}, torch {torch.__version__}")
         return
@@ -49,7 +49,7 @@ def main() -> None:
             tyro.extras.subcommand_cli_from_dict(table, prog="python -m avo_lib")
         finally:
             _flush()
-    except BrokenPipeError:  # whoever read along has seen enough
+    except BrokenPipeError:  # whoever reads the pipe has seen enough
         sys.exit(141)
     except (ValueError, OSError, DataError, FloatingPointError, ImportError, BrokenExecutor) as error:
         sys.exit(f"error: {_one_line(error)}")
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _check(arguments: list[str]) -> None:
-    """Refuse what the parser lets pass: of an option that comes twice it takes the last, of a bare list nothing."""
+    """Refuse what the parser lets pass: of a repeated option it takes the last, of a list without values nothing."""
     names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
     for name, argument, after in zip(names, arguments, [*arguments[1:], "--"], strict=True):
         if name.startswith("--") and name != "--help":
@@ -81,5 +81,5 @@ def _flush() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """The first one, which says it, without what a terminal would obey."""
+    """The first line of the error, which says it all, without characters that a terminal would obey."""
     return "".join(letter if letter.isprintable() else " " for letter in str(error).partition("\n")[0])

@@ -1,4 +1,4 @@
-"""What the command line can do: one function a command, whose docstring is its help."""
+"""The commands of the command line: one function for each, whose docstring is its help."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def run(
     """Train and evaluate one method; the same command resumes an interrupted run, and reads a finished one.
 
     Args:
-        experiment: Protocol; see ``list``.
-        method: Method within it.
-        seed: Of the initial weights, the order and the noise.
+        experiment: Name of the protocol; see ``list``.
+        method: Method within the protocol.
+        seed: Seed of the initial weights, the order and the noise.
         results: Folder for the result and the weights.
         runs: Folder for checkpoints.
         device: Torch device; by default a GPU if there is one.
-        threads: Threads of torch; more than one helps only an idle machine and large batches.
+        threads: Number of torch threads; more than one helps only on an idle machine with large batches.
     """
     prepare(threads, device)
     result = campaign.run(experiment, method, seed, results=results, runs=runs, device=device)
@@ -54,10 +54,10 @@ def sweep(
     """Run methods × seeds in parallel; finished runs are skipped.
 
     Args:
-        experiment: Protocol; see ``list``.
-        methods: Methods within it; all if none are named.
-        seeds: Seeds.
-        jobs: Processes at a time; -1 for one a core.
+        experiment: Name of the protocol; see ``list``.
+        methods: Methods within the protocol; all if none are named.
+        seeds: Seeds of the runs of each method.
+        jobs: Number of processes at a time; -1 for one per core.
         scheduler: Address of a dask scheduler to run on (the ``cluster`` extra).
         results: Folder for results.
         runs: Folder for checkpoints.
@@ -72,12 +72,12 @@ def evaluate(
     """Estimate the test log-likelihood of published weights anew.
 
     Args:
-        experiment: Protocol; see ``list``.
-        method: Method within it.
-        seed: Of the trained model.
-        samples: Importance samples for each image.
+        experiment: Name of the protocol; see ``list``.
+        method: Method within the protocol.
+        seed: Seed of the trained model.
+        samples: Number of importance samples for each image.
         results: Folder of the weights.
-        threads: Threads of torch.
+        threads: Number of torch threads.
     """
     prepare(threads)
     model = campaign.load_model(experiment, method, seed, results=results)
@@ -98,12 +98,12 @@ def referee(
     """Judge published weights by AIS, on test images and on simulated ones; finished verdicts are read.
 
     Args:
-        experiment: Protocol; see ``list``.
-        methods: Methods within it; all if none are named.
-        seed: Of the trained models.
+        experiment: Name of the protocol; see ``list``.
+        methods: Methods within the protocol; all if none are named.
+        seed: Seed of the trained models.
         config: How to judge.
         results: Folder of the weights; verdicts go to ``referee`` in it.
-        threads: Threads of torch.
+        threads: Number of torch threads.
     """
     prepare(threads)
     for method in _known(experiment, methods):
@@ -126,24 +126,24 @@ def gaps(
     device: str | None = None,
     threads: int = 1,
 ) -> None:
-    """Part decoder and inference of published weights, on training and test images; what was measured is read.
+    """Separate decoder and inference of published weights, on training and test images; finished measurements are read.
 
     Args:
-        experiment: Protocol; see ``list``.
-        methods: Methods within it; all if none are named.
-        seeds: Of the trained models.
-        images: Of each set.
-        simulated: Images of the model's own, to check AIS from both sides.
+        experiment: Name of the protocol; see ``list``.
+        methods: Methods within the protocol; all if none are named.
+        seeds: Seeds of the trained models.
+        images: Number of images from each set.
+        simulated: Number of images drawn from the model, to check AIS from both sides.
         config: How to measure.
         results: Folder of the weights; what is found goes to ``gaps`` in it.
         device: Torch device; by default a GPU if there is one.
-        threads: Threads of torch.
+        threads: Number of torch threads.
     """
     prepare(threads, device)
     sizes = {"images": images, "simulated": simulated}
     asked = list(product(_known(experiment, methods), seeds))
     for method, seed in asked:
-        gaps_file(experiment, method, seed, results)  # or what is no seed would be refused after hours of work
+        gaps_file(experiment, method, seed, results)  # or an impossible seed would be refused after hours of work
     for method, seed in asked:
         found = inference_gaps(experiment, method, seed, config, **sizes, results=results, device=device)
         for part in ("train", "test"):
@@ -158,7 +158,7 @@ def show(results: Path = RESULTS) -> None:
         results: Folder of the results.
 
     Raises:
-        ValueError: If it has none; the message says how to make one.
+        ValueError: If the folder has none; the message says how to make one.
     """
     found = load_results(results)
     if not found:
@@ -178,12 +178,12 @@ def prepare(threads: int, device: str | None = None) -> None:
     """Set the number of threads, and try the device.
 
     Raises:
-        ValueError: If there can be no such number, or no such device.
+        ValueError: If the number of threads is impossible, or there is no such device.
     """
     try:
         torch.set_num_threads(threads)
         torch.ones((), device=device).item()  # the device "meta" computes nothing
-    except (RuntimeError, AssertionError) as error:  # so torch calls an impossible number or device
+    except (RuntimeError, AssertionError) as error:  # torch's errors for an impossible number or device
         raise ValueError(f"cannot compute on {device or 'this machine'} with threads = {threads}: {error}") from error
 
 

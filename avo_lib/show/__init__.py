@@ -1,1 +1,1 @@
-"""What draws: figures, and frames behind a slider."""
+"""Drawing: figures, and frames behind a slider."""

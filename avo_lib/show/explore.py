@@ -1,4 +1,4 @@
-"""Pictures to act on that need neither a kernel nor a network: frames behind a slider, and starts to choose from."""
+"""Interactive pictures that need neither a kernel nor a network: frames behind a slider, and starts to choose from."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def frame_slider(frames: Sequence[Figure], *, labels: Sequence[str], name: str, 
 
     The frames are drawn once and linked to the slider in the browser, so the widget works in the built book,
     from disk and in a live notebook. The slider obeys the arrow keys. Every frame carries its label as
-    visible text and, with ``alt``, as alternative text. The figures are closed: the notebook would show them
+    visible text and, with ``alt``, as alternative text. The figures are closed, or the notebook would show them
     again.
 
     Args:
-        frames: 1 to 15 matplotlib figures, best all of one size.
+        frames: 1 to 15 matplotlib figures, ideally all of one size.
         labels: One text per frame, such as ``"α = 0.3"``; Greek letters as characters, not as LaTeX.
         name: What the slider changes, written beside it.
         alt: What the figures show, in one sentence without the label.
@@ -73,7 +73,7 @@ def frame_slider(frames: Sequence[Figure], *, labels: Sequence[str], name: str, 
     slider = widgets.IntSlider(0, 0, last, description=name, readout=False)
     play = widgets.Play(value=0, min=0, max=last, interval=700)
     stack = widgets.Stack([widgets.HTML(page) for page in pages], selected_index=0)
-    # jslink and no callback: the links then live in the page, and no kernel is asked.
+    # jslink rather than a callback: the links then live in the page, and no kernel is needed.
     widgets.jslink((play, "value"), (slider, "value"))
     widgets.jslink((slider, "value"), (stack, "selected_index"))
     return widgets.VBox([widgets.HBox([play, slider]), stack])
@@ -104,7 +104,7 @@ def _palette_png(figure: Figure) -> bytes:
 
 
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")  # lines differ without their colours too
-# Several may stand on a page: the form keeps their buttons apart, the style of one is that of all, and what is a
+# A page may have several pickers: the form keeps their buttons apart, the style of one is that of all, and what is a
 # picker's own stands in its division. The enter key sends no form whose submit button is disabled.
 PICKER = """<style>
 .avo-starts {{ border: 0; margin: 0; padding: 0; }}
@@ -128,15 +128,15 @@ PICKER = """<style>
 def start_picker(axes: Axes, paths: Mapping[str, tuple[str, Tensor]], *, name: str, alt: str) -> widgets.HTML:
     """Shows where several methods go from a start that the reader picks on a picture.
 
-    The picture carries one radio button for each start, and of all paths those of the picked start are visible. It
-    takes no script at all: the page's style sheet does it, in the book and in a live notebook. The arrow keys go from
-    start to start, and each has the ends of its paths as its spoken name. The figure is closed.
+    The picture carries one radio button for each start, and only the paths of the picked start are visible. It takes
+    no script at all: the page's style sheet does it, in the book and in a live notebook. The arrow keys go from start
+    to start, and each start has the ends of its paths as its spoken name. The figure is closed.
 
     Args:
-        axes: The picture, with limits that do not change any more; its whole figure is drawn.
-        paths: Of each method the colour and the points ``(starts, steps, 2)``, which begin at the same starts. Up to
+        axes: The axes of the picture, with limits that no longer change; the whole figure is drawn.
+        paths: Colour and points ``(starts, steps, 2)`` of each method; all methods begin at the same starts. Up to
             four methods, told apart by dashes as well, in the order of :data:`DASHES`.
-        name: What is to be picked, written above.
+        name: What the reader picks, written above the picture.
         alt: What the picture shows, in one sentence.
 
     Returns:
@@ -144,7 +144,7 @@ def start_picker(axes: Axes, paths: Mapping[str, tuple[str, Tensor]], *, name: s
 
     Raises:
         ValueError: If there are no methods or more than four, if their points have another shape, are not finite or do
-            not start alike, or if all takes more than 250 kB of the page.
+            not start alike, or if the widget takes more than 250 kB of the page.
 
     >>> import torch
     >>> figure, axes = plt.subplots(figsize=(2, 2))

@@ -58,10 +58,10 @@ def plane(box: float, points: int = 121) -> Tensor:
 
 
 def _on_plane(log_density: Callable[[Tensor], Tensor], box: float) -> Tensor:
-    """Log f on the square, if there is something to draw."""
+    """Log f on the square; a ValueError if it cannot be drawn."""
     with torch.no_grad():
         log_f = log_density(plane(box))
-    if not bool(log_f.amax().isfinite()):  # NaN if one is
+    if not bool(log_f.amax().isfinite()):  # the maximum is NaN if one value is
         raise ValueError(
             f"log f is NaN or +inf on the square of side {2 * box:g}, or -inf all over it: "
             "give -inf where the density vanishes, and a box in which it does not"
@@ -76,7 +76,7 @@ def show_density(axes: Axes, log_density: Callable[[Tensor], Tensor], *, box: fl
         axes: Where to draw.
         log_density: Log f, ``(..., 2)`` to ``(...)``; its constant does not matter.
         box: Half the side of the square shown.
-        title: Above the panel.
+        title: Title above the panel.
 
     Raises:
         ValueError: If log f is NaN or +inf in the square, or -inf all over it.
@@ -94,10 +94,10 @@ def show_contours(axes: Axes, log_density: Callable[[Tensor], Tensor], *, box: f
         axes: Where to draw.
         log_density: Log f, ``(..., 2)`` to ``(...)``.
         box: Half the side of the square considered.
-        colour: Of the lines; the warning colour by default.
+        colour: Colour of the lines; the warning colour by default.
 
     Raises:
-        ValueError: If log f is NaN or +inf in the square, or -inf all over it; or if both regions are one there.
+        ValueError: If log f is NaN or +inf in the square, or -inf all over it; or if both regions coincide there.
     """
     log_f = _on_plane(log_density, box)
     density = log_f.double().flatten().softmax(0)
@@ -120,11 +120,11 @@ def show_images(axes: Axes, images: Tensor, *, per_row: int = 8, title: str = ""
     Args:
         axes: Where to draw.
         images: ``(images, 784)`` in [0, 1].
-        per_row: Images in a row.
-        title: Above the grid.
+        per_row: Number of images in a row.
+        title: Title above the grid.
 
     Raises:
-        ValueError: If an image has not 784 pixels.
+        ValueError: If an image does not have 784 pixels.
     """
     images = check_size("show_images", images.detach(), 784).reshape(-1, 1, 28, 28)
     grid = make_grid(images, nrow=per_row, padding=2, pad_value=0.0)[0]
@@ -144,7 +144,7 @@ def show_curves(
 
     Args:
         axes: Where to draw.
-        curves: Method to values.
+        curves: Values to draw, by method.
         x: Shared abscissae; 1, 2, … by default.
         names: What the legend calls a method; by default its own name in capitals.
 
