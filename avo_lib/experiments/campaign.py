@@ -40,8 +40,8 @@ def run(
     """Train, evaluate and write one result with its weights; a finished one is read, an interrupted one resumed.
 
     Args:
-        experiment: Protocol, e.g. ``"report"``.
-        method: Method within it, e.g. ``"avo"``.
+        experiment: Name of the protocol, e.g. ``"report"``.
+        method: Method within the protocol, e.g. ``"avo"``.
         seed: Seed of the initial weights, the order and the noise.
         setup: Setup to run under these names, where the names are your own.
         results: Folder of the results.
@@ -138,7 +138,7 @@ def sweep(
     """Run methods × seeds, one process per core; results that exist are skipped.
 
     Args:
-        experiment: Protocol.
+        experiment: Name of the protocol.
         methods: Methods within the protocol, all of them if none are named; or your own, as named setups.
         seeds: Seeds of the runs of each method.
         jobs: Number of processes at a time; -1 for one per core.

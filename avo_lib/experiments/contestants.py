@@ -65,7 +65,7 @@ class Affine(nn.Module):
 
 
 class OnePerSeed(nn.Module):
-    """Kernels that know no copies, one for each seed on the first axis of ``(seeds, points, dim)``."""
+    """Kernels without copies of their own, one for each seed on the first axis of ``(seeds, points, dim)``."""
 
     def __init__(self, kernels: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class OnePerSeed(nn.Module):
 
 @dataclass(frozen=True)
 class _Turned:
-    """A kernel of seeds and points for points and seeds, ``(points, seeds, dim)``."""
+    """A kernel for ``(seeds, points, dim)`` that takes ``(points, seeds, dim)``."""
 
     kernel: Kernel
 
@@ -123,7 +123,7 @@ LEARNED = {
     "UHA": 16,
     "CMCD": 16,
 }
-"""The learned methods and the numbers T of their kernels."""
+"""The learned methods, each with its number T of kernels."""
 
 PROPOSALS = ("mean-field", "full Gaussian")
 
@@ -133,11 +133,11 @@ class Contestant:
     """A learned method on one target, with all seeds side by side: draws are ``(seeds, points, dim)``.
 
     Attributes:
-        method: Of :data:`LEARNED`.
-        log_density: Of the target.
-        dim: Of the target.
-        base: The Gaussian where chains start, with axes ``(seeds, 1, dim)``.
-        first_step: Of Langevin dynamics, at the start.
+        method: One of :data:`LEARNED`.
+        log_density: Log density of the target.
+        dim: Dimension of the target.
+        base: The Gaussian from which chains start, with axes ``(seeds, 1, dim)``.
+        first_step: Initial step size of Langevin dynamics.
     """
 
     method: str
@@ -148,7 +148,7 @@ class Contestant:
 
     @property
     def seeds(self) -> int:
-        """Independent copies."""
+        """Number of independent copies."""
         return len(self.base.mean)
 
     @property
@@ -157,7 +157,7 @@ class Contestant:
         return LEARNED[self.method]
 
     def kernels(self) -> nn.ModuleList:
-        """Untrained kernels: dynamics, maps close to the identity, or steps of half a base's width."""
+        """Untrained kernels: dynamics, maps close to the identity, or steps of half the base's width."""
         batch, times = (self.seeds,), linear_alphas(self.T).tolist()
         drift = Drift(self.dim, HIDDEN, batch=batch) if self.method == "CMCD" else None
 
@@ -179,13 +179,13 @@ class Contestant:
         return nn.ModuleList(make(t) for t in range(self.T))
 
     def learned_path(self) -> LearnedPath | None:
-        """The path that learns beside the kernels of NVI* and NVIR*; its draws are ``(points, seeds, dim)``."""
+        """The path that learns beside the kernels, for NVI* and NVIR* alone; its draws are ``(points, seeds, dim)``."""
         base = Gaussian(self.base.mean[:, 0], self.base.std[:, 0])
         learns = self.method in ("NVI*", "NVIR*")
         return LearnedPath(base.log_prob, self.log_density, self.T, (self.seeds,)) if learns else None
 
     def chain(self, kernels: nn.ModuleList, points: int) -> Chain:
-        """The chain with ``points`` draws a seed; UHA's have a momentum each."""
+        """The chain with ``points`` draws for each seed; each of UHA's has a momentum."""
         base = Gaussian(self.base.mean.expand(-1, points, -1), self.base.std)
         path = GeometricPath(base.log_prob, self.log_density, linear_alphas(self.T))
         chain = Chain(base, list(kernels), path)  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ class Contestant:
     def objective(
         self, kernels: nn.ModuleList, path: LearnedPath | None, points: int, generator: torch.Generator
     ) -> Callable[[], Tensor]:
-        """What is maximised: draws in nats, summed over seeds."""
+        """A function that draws what is maximised, in nats, summed over seeds."""
         if path is not None:
             base = Gaussian(self.base.mean[:, 0], self.base.std[:, 0])
             turned = Chain(base, [_Turned(kernel) for kernel in kernels], path)  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ class Contestant:
 
 
 def shorten(kernels: nn.ModuleList) -> None:
-    """Gradients of the kernels as :func:`shorten_by_seed` makes them, copies or not; a path's stay as they are."""
+    """Shorten the kernels' gradients as :func:`shorten_by_seed` does, copies or not; a path's stay as they are."""
     single = [kernel.kernels for kernel in kernels if isinstance(kernel, OnePerSeed)]
     for copies in zip(*single, strict=True):
         own = [one for copy in copies for one in copy.parameters()]

@@ -30,7 +30,7 @@ STEPS = (4, 8, 16, 32)
 LONG = 144  # kernels of the AIS that spends on sampling about what training and judging CMCD with 32 kernels takes
 BASE_STD = {"ring": 5.0, "funnel": 1.0, "many-well": 1.0}
 FIRST_STEP = {"ring": 0.3, "funnel": 0.05, "many-well": 0.03}
-CLIP = 100.0  # of drifts; without it chains diverge on the funnel and between quartic walls
+CLIP = 100.0  # length to which drifts are shortened; without it chains diverge on the funnel and between quartic walls
 PILOT_CHAINS, ADAPTATIONS = 100, 10
 SAMPLES = 1000  # weights in one estimate of log Z
 DRAWN = 8  # kernels of the fits that chapters draw: the weights of these are kept
@@ -46,13 +46,13 @@ class DynamicsConfig:
             ``"hvi"``, gated kernels that see no gradient; or ``"ula"``, ``"uha"``, ``"mcd"``, ``"cmcd"``.
         T: Number of kernels.
         hidden: Width of the networks.
-        batch: Trajectories in an update, for each seed.
-        updates: Steps of Adam on E log w, at a rate that falls to zero along a cosine.
-        lr: Its first learning rate.
-        seeds: Independent chains, trained side by side.
+        batch: Number of trajectories in an update, for each seed.
+        updates: Number of Adam steps on E log w, at a rate that falls to zero along a cosine.
+        lr: Initial learning rate of Adam.
+        seeds: Number of independent chains, trained side by side.
 
     Raises:
-        ValueError: If there is no such target or method, a number counts nothing, or the rate is not positive.
+        ValueError: If there is no such target or method, a count is below 1, or the rate is not positive.
     """
 
     target: str
@@ -94,7 +94,7 @@ class DynamicsConfig:
 
 
 def build(config: DynamicsConfig, *, seed: int = 0) -> nn.ModuleList:
-    """Kernels for all seeds, at first Langevin or as wide as half a base; for MALA none can learn: a ValueError."""
+    """Kernels for all seeds, at first Langevin or half as wide as a base; a ValueError for MALA, where none learn."""
     if config.method == "mala":
         raise ValueError("mala has no kernels that learn: evaluate(config, None) tunes its steps, and runs it")
     dim, step, batch = config.landmark().dim, FIRST_STEP[config.target], (config.seeds,)
@@ -114,7 +114,7 @@ def build(config: DynamicsConfig, *, seed: int = 0) -> nn.ModuleList:
 
 
 def train(config: DynamicsConfig, *, seed: int = 0) -> nn.ModuleList:
-    """Maximise E log w of all seeds as one batched run; every method sees the same noise as far as it draws alike.
+    """Maximise E log w of all seeds as one batched run; methods see the same noise as far as they draw alike.
 
     Raises:
         FloatingPointError: If the objective is not finite.
@@ -135,14 +135,13 @@ def train(config: DynamicsConfig, *, seed: int = 0) -> nn.ModuleList:
 def evaluate(
     config: DynamicsConfig, kernels: nn.ModuleList | None, *, rounds: int = 4, seed: int = 1
 ) -> dict[str, Any]:
-    """Judge all seeds, with ``rounds`` times :data:`SAMPLES` trajectories each; with no kernels tune and run MALA.
+    """Judge all seeds, with ``rounds`` times :data:`SAMPLES` trajectories each; without kernels, tune and run MALA.
 
     Returns:
         The ``gradients`` of the target that a trajectory takes, and under ``seeds`` a row for each seed. In nats,
         ``gap`` is log Z minus the mean of log w; ``error`` the mean of estimates from SAMPLES weights minus log Z,
         below 0 on average; ``upper`` the mean of log w on the way back from exact draws minus log Z, above 0 on
-        average.
-        ``astray`` is the total variation between the shares of z_T in eight regions and the exact ones.
+        average. ``astray`` is the total variation between the shares of z_T in eight regions and the exact ones.
     """
     generator, landmark = torch.Generator().manual_seed(seed), config.landmark()
     counted, dim = Counted(landmark.log_density), landmark.dim
@@ -208,7 +207,7 @@ def training_gradients(config: DynamicsConfig) -> int:
 
 
 def dynamics_file(config: DynamicsConfig, folder: Path = RESULTS) -> Path:
-    """Where a fit's result goes; three folders deep, apart from the results of models."""
+    """The file of a fit's result, three folders deep, apart from the results of models."""
     return folder / "toys" / "dynamics" / f"{config.target}-{config.method}-T{config.T}.json"
 
 
@@ -238,7 +237,7 @@ def load_dynamics(config: DynamicsConfig, points: int, folder: Path = RESULTS) -
 
     Raises:
         FileNotFoundError: If these weights are not there; the message says which command makes them.
-        ValueError: If they are damaged, or none are kept of such a fit.
+        ValueError: If they are damaged, or none are kept for such a fit.
     """
     if (config.target, config.T) != ("ring", DRAWN):
         raise ValueError(f"weights are kept of the ring with T = {DRAWN}, not of {config.target} with T = {config.T}")

@@ -41,16 +41,16 @@ class EightConfig:
 
     Attributes:
         T: Number of kernels.
-        particles: What stands for a target; see :func:`avo_lib.nested.nested`. ``"equal"`` is AVO.
+        particles: How particles stand for a target; see :func:`avo_lib.nested.nested`. ``"equal"`` is AVO.
         learned: Whether the path learns; it starts from the linear one.
-        budget: Points of an update, z_0 and all others: budget // (T + 1) trajectories, as in the paper.
+        budget: Number of points in an update, z_0 and all others: budget // (T + 1) trajectories, as in the paper.
         hidden: Width of every hidden layer.
-        updates: Steps of Adam; the paper's have twice as many.
-        lr: Its learning rate.
-        seeds: Copies, trained side by side.
+        updates: Number of Adam steps; the paper takes twice as many.
+        lr: Learning rate of Adam.
+        seeds: Number of copies, trained side by side.
 
     Raises:
-        ValueError: If there are no such particles, a number counts too little, or the rate is not positive.
+        ValueError: If there are no such particles, a count is too small, or the rate is not positive.
     """
 
     T: int
@@ -72,17 +72,17 @@ class EightConfig:
 
     @property
     def samples(self) -> int:
-        """Trajectories of an update."""
+        """Number of trajectories in an update."""
         return self.budget // (self.T + 1)
 
     @property
     def name(self) -> str:
-        """Of its file; the paper counts K = T + 1 targets."""
+        """Name of the result's file; the paper counts K = T + 1 targets."""
         return f"{self.particles}{'-learned' if self.learned else ''}-T{self.T}"
 
 
 WAYS: tuple[tuple[Stand, bool], ...] = (("equal", False), ("weighted", False), ("weighted", True), ("resampled", True))
-CONFIGS = (EightConfig(1), *(EightConfig(T, *way) for way in WAYS for T in (3, 5, 7)))  # with one kernel all are one
+CONFIGS = (EightConfig(1), *(EightConfig(T, *way) for way in WAYS for T in (3, 5, 7)))  # with one kernel all agree
 
 
 class _Layer(nn.Module):
@@ -118,7 +118,7 @@ class ResidualKernel(nn.Module):
     """The paper's Gaussian kernels, forwards and backwards: a residual mean, and a covariance that is a softplus.
 
     Args:
-        copies: Independent copies, on the axis before the last of the points.
+        copies: Number of independent copies, on the last axis but one of the points.
         hidden: Width of the single hidden layer.
 
     >>> z, log_ratio = ResidualKernel(3, 8).forward(torch.zeros(7, 3, 2), None, None)
@@ -148,7 +148,7 @@ class ResidualKernel(nn.Module):
 
 
 class Eight(nn.Module):
-    """Copies of kernels and, if it learns, of the path."""
+    """Copies of the kernels and, if the path learns, of the path."""
 
     def __init__(self, config: EightConfig) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Eight(nn.Module):
         self.path = LearnedPath(self.start.log_prob, log_target, config.T, (config.seeds,)) if config.learned else None
 
     def chain(self) -> Chain:
-        """Draws are ``(K, seeds, 2)``."""
+        """The chain, whose draws are ``(K, seeds, 2)``."""
         path = self.path or GeometricPath(self.start.log_prob, log_target, linear_alphas(len(self.kernels)))
         return Chain(self.start, list(self.kernels), path)  # type: ignore[arg-type]
 
@@ -187,7 +187,7 @@ def train(config: EightConfig, *, seed: int = 0) -> Eight:
 
 
 def evaluate(model: Eight, *, runs: int = 1000, samples: int = 100, seed: int = 1) -> list[dict[str, Any]]:
-    """Judge each copy by ``runs`` estimates, one at least, or a ValueError, from ``samples`` particles each.
+    """Judge each copy by ``runs`` estimates from ``samples`` particles each; a ValueError if ``runs`` is below 1.
 
     Returns:
         For each copy the mean ``elbo`` of a trajectory; the mean ``log_z`` of the estimates and the mean ``ess`` of the
@@ -225,7 +225,7 @@ def run(config: EightConfig, folder: Path = RESULTS) -> dict[str, Any]:
 
 
 def eight_file(config: EightConfig, folder: Path = RESULTS) -> Path:
-    """Where a fit's result goes; three folders deep, apart from the results of models."""
+    """The file of a fit's result, three folders deep, apart from the results of models."""
     return folder / "toys" / "eight_modes" / f"{config.name}.json"
 
 

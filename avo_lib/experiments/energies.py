@@ -40,16 +40,16 @@ class ToyConfig:
         variant: ``"released"`` or ``"paper"``; see :func:`avo_lib.targets.energy`.
         objective: ``"elbo"`` or ``"avo"``.
         T: Number of kernels.
-        hidden: Width of their hidden layers.
-        batch: Trajectories in an update, for each seed.
-        updates: Steps of Adam.
-        lr: Its learning rate.
-        seeds: Independent chains, trained side by side.
+        hidden: Width of the kernels' hidden layers.
+        batch: Number of trajectories in an update, for each seed.
+        updates: Number of Adam steps.
+        lr: Learning rate of Adam.
+        seeds: Number of independent chains, trained side by side.
         ramp: Share of the updates in which beta rises; see :meth:`beta`. A fit is judged at beta = 1 all the same.
 
     Raises:
-        ValueError: If there is no such energy, variant or objective, a number counts nothing (``updates`` may be 0, for
-            a fit as it starts), the rate is not positive, or the ramp is no share below 1.
+        ValueError: If there is no such energy, variant or objective, a count is below 1 (``updates`` may be 0, for an
+            untrained fit), the rate is not positive, or the ramp is not a share below 1.
     """
 
     energy: str
@@ -106,8 +106,8 @@ def train(config: ToyConfig, *, seed: int = 0) -> Chain:
     Both objectives see the same initial weights and the same noise, so their fits are compared in pairs.
 
     Args:
-        config: What to fit, and how.
-        seed: Of the initial weights and of the noise of all ``config.seeds`` chains.
+        config: What to fit and how.
+        seed: Seed of the initial weights and of the noise of all ``config.seeds`` chains.
 
     Returns:
         The trained chain, with a proposal of shape ``(seeds, batch, 2)``.
@@ -139,7 +139,7 @@ def mode_masses(z: Tensor, variant: str = "released") -> Tensor:
 
     Args:
         z: Points ``(..., points, 2)``.
-        variant: Of energy d.
+        variant: Variant of energy d.
 
     Returns:
         Shares ``(..., 4)``.
@@ -159,12 +159,12 @@ def evaluate(
     """Judge each seed of a trained chain: its ELBO, its marginal KL between two bounds, its mode masses.
 
     Args:
-        config: Of the chain.
-        chain: From :func:`train`.
-        points: Trajectories of each seed at which the KL is averaged, at least two and in blocks of 100; the rest takes
-            ten times more.
-        samples: Reverse trajectories K for each point; see :func:`avo_lib.evaluation.marginal_bounds`.
-        seed: Of the noise.
+        config: Configuration of the chain.
+        chain: Trained chain, from :func:`train`.
+        points: Number of trajectories of each seed over which the KL is averaged, at least two, in blocks of 100; the
+            rest takes ten times as many.
+        samples: Number K of reverse trajectories for each point; see :func:`avo_lib.evaluation.marginal_bounds`.
+        seed: Seed of the noise.
 
     Returns:
         For each seed ``elbo``, ``kl_lower``, ``kl_upper``, their middle ``kl`` and the ``stderr`` of a bound, in nats;
@@ -210,7 +210,7 @@ CONFIGS = tuple(
 
 
 def toy_file(config: ToyConfig, folder: Path = RESULTS) -> Path:
-    """Where a fit's result goes; three folders deep, apart from the results of models."""
+    """The file of a fit's result, three folders deep, apart from the results of models."""
     ramp = f"-ramp{config.ramp:g}" if config.ramp else ""
     return folder / "toys" / "energies" / f"{config.energy}-{config.variant}-{config.objective}{ramp}.json"
 

@@ -1,4 +1,4 @@
-"""The gaps of a trained model on training and on test images: what of its overfitting is the decoder's."""
+"""The gaps of a trained model on training and on test images: how much of its overfitting is the decoder's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PILOT_IMAGES = 20
 
 
 def gaps_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
-    """Where the gaps of a run go; three folders deep, apart from the results."""
+    """The file of a run's gaps, three folders deep, apart from the results."""
     return result_file(experiment, method, seed, folder / "gaps")
 
 
@@ -41,24 +41,24 @@ def inference_gaps(
     """Measure the gaps of published weights on the first images of two sets; a finished measurement is read.
 
     Args:
-        experiment: Protocol.
-        method: Method within it.
-        seed: Of the trained model.
+        experiment: Name of the protocol.
+        method: Method within the protocol.
+        seed: Seed of the trained model.
         config: How to measure.
-        images: Training images, and as many test images.
-        simulated: Images drawn from the model, on which AIS is checked from both sides.
+        images: Number of training images, and of test images.
+        simulated: Number of images drawn from the model, on which AIS is checked from both sides.
         results: Folder of the weights and of what is found.
         device: Torch device; by default a GPU if there is one.
 
     Returns:
-        As written, a dictionary. Under ``train`` and ``test`` the means of ``bound``, ``local`` and ``log_p`` (see
+        The dictionary as written. Under ``train`` and ``test`` the means of ``bound``, ``local`` and ``log_p`` (see
         :class:`avo_lib.gaps.Gaps`), of the ``approximation`` and ``amortisation`` gap and of their sum ``inference``,
         each with its ``stderr`` over images; under ``bracket`` what AIS misses at most on simulated images. In nats.
 
     Raises:
         FileNotFoundError: If the weights are not there.
         ValueError: If there is no such experiment or method, the images asked for are fewer than two or more than there
-            are, or the file there is damaged or holds something of other settings.
+            are, or the file there is damaged or belongs to other settings.
     """
     setup, config = find(experiment, method), config or GapConfig()
     images, simulated = check_count("images", images, 2), check_count("simulated", simulated, 2)

@@ -21,7 +21,7 @@ from avo_lib.data import Dataset, binarise
 from avo_lib.files import CLONE, write_atomically
 
 BINARISATIONS = ("dynamic", "fixed")
-BINARISATION_SEED = 2018  # of the one draw that evaluation, and fixed binarisation, use
+BINARISATION_SEED = 2018  # seed of the one draw that evaluation and fixed binarisation use
 TRAIN_IMAGES = 50_000
 
 
@@ -30,8 +30,8 @@ class Source:
     """Four IDX files of one data set.
 
     Attributes:
-        name: Of the folder in the cache.
-        reader: Torchvision's data set, which can download them.
+        name: Name of the folder in the cache.
+        reader: Torchvision's data set, which can download the files.
         sha256: Checksums of the unpacked files, by name.
         shipped: Folder of the packed files in this repository, if it has them.
     """
@@ -82,7 +82,7 @@ def default_root(source: Source | None = None) -> Path:
     """Where a data set is unpacked: the repository's ``data/mnist`` if it is shipped there and yours, else your cache.
 
     Raises:
-        DataError: If the cache is needed and there is no home to have it in.
+        DataError: If the cache is needed and there is no home folder for it.
     """
     source = source or MNIST
     if source.shipped and source.shipped.is_dir():
@@ -94,10 +94,10 @@ def default_root(source: Source | None = None) -> Path:
 
 
 def cache_folder(name: str) -> Path:
-    """Where data are kept that no repository ships.
+    """The folder for data that no repository ships.
 
     Raises:
-        DataError: If there is no home to have it in.
+        DataError: If there is no home folder for it.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():  # the specification of these variables: unset, empty and relative are the same
@@ -111,25 +111,25 @@ def cache_folder(name: str) -> Path:
 def load_mnist(binarisation: str = "dynamic", root: Path | None = None) -> Dataset:
     """MNIST in one protocol, from disk: 50,000 training images, 10,000 to validate and 10,000 to test.
 
-    Validation and test images are one seeded draw in both protocols, so that a bound is the same number twice.
+    Validation and test images are one seeded draw in both protocols, so that a bound is the same number every time.
 
     Args:
         binarisation: ``"dynamic"`` (training images are drawn anew at every visit) or ``"fixed"`` (one seeded draw of
-            everything). Results under the two differ by several nats and do not compare.
+            everything). Results under the two differ by several nats and cannot be compared.
         root: Folder with the four gzipped IDX files; downloaded by torchvision if they are missing.
 
     Returns:
-        Three sets of float32 ``(images, 784)``; the last 10,000 of MNIST's training images validate.
+        Three sets of float32 ``(images, 784)``; the last 10,000 of MNIST's training images are for validation.
 
     Raises:
         ValueError: If there is no such binarisation.
-        DataError: If a file is missing and cannot be had, or is damaged.
+        DataError: If a file is missing and cannot be obtained, or is damaged.
     """
     return _load(MNIST, binarisation, root)
 
 
 def load_fashion_mnist(binarisation: str = "dynamic", root: Path | None = None) -> Dataset:
-    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), as :func:`load_mnist` has the digits.
+    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), in the form in which :func:`load_mnist` gives the digits.
 
     Not shipped: torchvision downloads it, unless the four gzipped files lie in ``root`` or in the cache.
     """

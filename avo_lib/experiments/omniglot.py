@@ -1,7 +1,7 @@
 """OMNIGLOT (Lake et al. 2015) at 28 × 28 pixels, in a split like that of the papers.
 
 Burda et al. (2016, arXiv 1509.00519) made the file on which bounds are usually reported: 24,345 images to train and
-8,070 to test. It cannot be had through torchvision, so the drawings themselves are shrunk and split here: bounds are
+8,070 to test. Torchvision does not offer it, so the drawings themselves are shrunk and split here: bounds are
 of the same kind and size as published ones, but not of the very same images.
 """
 
@@ -20,7 +20,7 @@ from avo_lib.experiments.mnist import BINARISATION_SEED, BINARISATIONS, DataErro
 
 DRAWINGS = 32_460
 SHUFFLE_SEED = 2015
-TRAIN_IMAGES, VALIDATION_IMAGES = 23_000, 1345  # of the papers' 24,345; all others test
+TRAIN_IMAGES, VALIDATION_IMAGES = 23_000, 1345  # of the papers' 24,345; all others are for testing
 
 
 def load_omniglot(binarisation: str = "dynamic", root: Path | None = None) -> Dataset:
@@ -35,7 +35,7 @@ def load_omniglot(binarisation: str = "dynamic", root: Path | None = None) -> Da
 
     Raises:
         ValueError: If there is no such binarisation.
-        DataError: If the drawings are missing or damaged, and cannot be had.
+        DataError: If the drawings are missing or damaged, and cannot be obtained.
     """
     if binarisation not in BINARISATIONS:
         raise ValueError(f"binarisation must be one of {', '.join(BINARISATIONS)}, not {binarisation!r}")

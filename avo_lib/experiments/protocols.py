@@ -30,11 +30,11 @@ class Setup(Protocol):
 
     @property
     def samples(self) -> int | None:
-        """K of the test log-likelihood; None leaves the test set alone."""
+        """Number K of samples for the test log-likelihood; None leaves the test set alone."""
         ...
 
     def data(self) -> Dataset:
-        """What is trained on."""
+        """The data to train on."""
         ...
 
     def build(self, seed: int) -> nn.Module:
@@ -58,12 +58,12 @@ class Experiment:
         model: Architecture.
         train: Objective and optimiser.
         binarisation: ``"dynamic"`` or ``"fixed"``; see :mod:`avo_lib.experiments.mnist`.
-        images: Keep only the first images of each split; None for all.
-        samples: K of the test log-likelihood; None leaves the test set alone, as a search must.
+        images: Number of images to keep of each split, the first ones; None for all.
+        samples: Number K of samples for the test log-likelihood; None leaves the test set alone, as a search must.
         dataset: ``"mnist"``, ``"fashion_mnist"`` or ``"omniglot"``.
 
     Raises:
-        ValueError: If there is no such dataset or binarisation, or images or samples are no whole numbers above 0.
+        ValueError: If there is no such dataset or binarisation, or images or samples are not whole numbers above 0.
     """
 
     model: VAEConfig
@@ -123,7 +123,7 @@ def _flows(base: Experiment, T: int = 5) -> dict[str, Experiment]:
     return {"iaf": iaf, "avo_iaf": _train(iaf, objective=AVO(0.2))}
 
 
-def _steps(base: Experiment) -> int:  # in an epoch
+def _steps(base: Experiment) -> int:  # steps in an epoch
     return math.ceil((base.images or TRAIN_IMAGES[base.dataset]) / base.train.batch_size)
 
 
@@ -203,7 +203,7 @@ def _screening(**changes: Any) -> dict[str, Experiment]:
 
 
 def _fashion() -> dict[str, Experiment]:
-    """What the first data set left standing, once more on another, in the screening protocol."""
+    """The methods that the first data set left standing, once more on another, in the screening protocol."""
     every = _screening(samples=1000, dataset="fashion_mnist")
     return {name: every[name] for name in ("vae", "hvi", "avo", "vae_noise15")}
 

@@ -15,11 +15,11 @@ from avo_lib.files import ensure_writable, write_atomically
 
 
 def plain(value: Any) -> Any:
-    """As it will be read again: lists for tuples, and Python's numbers for numpy's.
+    """The value as it will be read again: lists for tuples, and Python's numbers for numpy's.
 
     Raises:
         ValueError: If a number is not finite.
-        TypeError: If something is no plain value.
+        TypeError: If something is not a plain value.
     """
     try:
         return json.loads(json.dumps(value, default=_listed, allow_nan=False))
@@ -34,7 +34,7 @@ def _listed(value: Any) -> Any:
 
 
 def publish(file: Path, result: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write a result and, beside it, the weights that it is of, if there are any.
+    """Write a result and, beside it, the weights that it belongs to, if there are any.
 
     Returns:
         The result as it will be read.
@@ -50,7 +50,7 @@ def publish(file: Path, result: Mapping[str, Any], weights: Mapping[str, Tensor]
     except ValueError as error:
         raise FloatingPointError(f"{file} is not written: a number in it is not finite") from error
     if weights:
-        # Copies, because weights that share memory, as tied ones do, are refused where they are to be written.
+        # Copies, because weights that share memory, as tied ones do, would be refused when they are written.
         on_cpu = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in weights.items()}
         write_atomically(file.with_suffix(".safetensors"), save(on_cpu))
     write_atomically(file, f"{content}\n".encode())
@@ -75,7 +75,7 @@ def load_weights(model: nn.Module, file: Path, command: str) -> None:
         if not all(bool(value.isfinite().all()) for value in weights.values()):
             raise ValueError("not all weights are finite")
         model.load_state_dict(weights)
-    except (OSError, MemoryError):  # which say nothing of what is in it
+    except (OSError, MemoryError):  # which say nothing about the content
         raise
     except Exception as error:  # the reader's own type of error, or torch's about what does not fit
         raise ValueError(
@@ -108,8 +108,8 @@ def expect(result: dict[str, Any], kinds: Mapping[str, type]) -> None:
     """Raise a KeyError or TypeError if something is missing or of another kind.
 
     Args:
-        result: As read.
-        kinds: What dotted names lead to, with ``*`` for every row of a list; a ``float`` may be whole.
+        result: The result as read.
+        kinds: The type that each dotted name leads to, with ``*`` for every row of a list; a ``float`` may be whole.
     """
     for name, kind in kinds.items():
         found: list[Any] = [result]
@@ -127,17 +127,17 @@ def once(
     make: Callable[[], tuple[dict[str, Any], Mapping[str, Tensor]]],
     kinds: Mapping[str, type],
 ) -> dict[str, Any]:
-    """A finished result is read; else it is made and published.
+    """Read the result if it is finished; else make it and publish it.
 
     Args:
-        file: Where it is.
-        config: Its settings.
-        make: Gives all else of a result, and its weights.
-        kinds: What must be in it; see :func:`expect`.
+        file: File of the result.
+        config: Settings of the result.
+        make: Function that gives the rest of the result, and its weights.
+        kinds: What must be in the result; see :func:`expect`.
 
     Raises:
         ValueError: If the file is damaged or of other settings, or a setting is not finite.
-        OSError: If there can be no file, which is tried first.
+        OSError: If no file can be written there, which is checked first.
     """
     settings = plain(config)
     if file.is_file():

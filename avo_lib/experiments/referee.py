@@ -36,12 +36,12 @@ class RefereeConfig:
     """How to judge.
 
     Attributes:
-        images: Test images.
-        simulated: Images drawn from the model.
-        chains: AIS chains for each image.
-        T: Stations of the path, on a sigmoidal schedule.
-        leapfrog_steps: Of each Hamiltonian kernel.
-        samples: K of the importance sampling beside it, with the noise of the published result.
+        images: Number of test images.
+        simulated: Number of images drawn from the model.
+        chains: Number of AIS chains for each image.
+        T: Number of stations of the path, on a sigmoidal schedule.
+        leapfrog_steps: Number of leapfrog steps of each Hamiltonian kernel.
+        samples: Number K of samples of the importance sampling beside AIS, with the noise of the published result.
 
     Raises:
         ValueError: If a number is below two, or there is no leapfrog step.
@@ -64,7 +64,7 @@ def encoder_chain(model: VAE, x: Tensor, kernels: list[HMC]) -> Chain:
     """The path from the encoder's Gaussian q_0(z|x) to p(z) p(x|z), a chain for each image ``(images, pixels)``.
 
     It starts near its end, so it needs fewer stations than the path from the prior (Wu et al. 2017, arXiv 1611.04273).
-    After kernels that carry their latents far from q_0 it does not: the bracket on simulated images tells, and
+    If a model's kernels carry the latents far from q_0, it does not: the bracket on simulated images tells, and
     :func:`avo_lib.gaps.measure_gaps` starts where the chain ends.
     """
     own = model.chain(x)
@@ -73,7 +73,7 @@ def encoder_chain(model: VAE, x: Tensor, kernels: list[HMC]) -> Chain:
 
 
 def referee_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
-    """Where a verdict goes; three folders deep, apart from the results that it judges."""
+    """The file of a verdict, three folders deep, apart from the results that it judges."""
     return result_file(experiment, method, seed, folder / "referee")
 
 
@@ -87,14 +87,14 @@ def referee(
     miss is then known (BDMC, Grosse et al. 2015, arXiv 1511.02543).
 
     Args:
-        experiment: Protocol.
-        method: Method within it.
-        seed: Of the trained model.
+        experiment: Name of the protocol.
+        method: Method within the protocol.
+        seed: Seed of the trained model.
         config: How to judge.
         results: Folder of the weights and of the verdict.
 
     Returns:
-        As written, a dictionary. Under ``test`` the mean NLL by ``is`` and by ``ais``, ``excess`` of AIS's log p over
+        The dictionary as written. Under ``test`` the mean NLL by ``is`` and by ``ais``, ``excess`` of AIS's log p over
         that of importance sampling, and ``log_p`` of each image by AIS, to compare models in pairs. Under ``simulated``
         the ``gap`` between reverse and forward AIS, and by how much importance sampling lies ``below`` forward AIS. All
         in nats, each mean with its ``stderr`` over images. Then ``active_units``, and for each kernel of a chain
@@ -102,8 +102,8 @@ def referee(
 
     Raises:
         FileNotFoundError: If the weights are not there.
-        ValueError: If there is no such experiment or method, or fewer test images, or the file there is damaged or
-            holds a verdict of another configuration.
+        ValueError: If there is no such experiment or method, there are fewer test images, or the file there is damaged
+            or holds a verdict of another configuration.
     """
     find(experiment, method)  # no folder is made for an unknown name
     config = config or RefereeConfig()
@@ -172,7 +172,7 @@ def _reverse(
 
 
 def _activity(model: VAE, x: Tensor) -> dict[str, Any]:
-    """Enough draws that the noise of an idle unit, about 2 / (draws √images), stays far below the threshold."""
+    """Activity, from enough draws: an idle unit's noise, about 2 / (draws √images), stays far below the threshold."""
     generator, half = torch.Generator().manual_seed(EVALUATION_SEED), ACTIVITY_DRAWS // 2
     means, moves = [], []
     with torch.no_grad():

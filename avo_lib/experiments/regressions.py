@@ -27,9 +27,9 @@ FREEDOM, PILOTS, PILOT = 20, 5, 100_000  # of the proposal's t distribution: its
 
 
 def load(name: str) -> tuple[Tensor, Tensor]:
-    """Columns ``(n, dim)``, standardised, the last of them ones, and labels 0 or 1 ``(n,)``.
+    """Standardised columns ``(n, dim)``, the last of them all ones, and labels ``(n,)``, 0 or 1.
 
-    A column that never changes is 0 then: its weight keeps the prior.
+    A column that never changes becomes 0: its weight keeps the prior.
 
     Raises:
         ValueError: If there is no such regression.
@@ -90,9 +90,9 @@ def log_evidence(name: str, samples: int = 400_000, *, seed: int = 0) -> Estimat
     """Log Z by importance sampling from a t distribution that pilot runs have fitted: the reference of a regression.
 
     Args:
-        name: Of the regression.
-        samples: Draws of the last run; pilot runs have 100,000 each.
-        seed: Of the draws.
+        name: Name of the regression.
+        samples: Number of draws of the last run; pilot runs have 100,000 each.
+        seed: Seed of the draws.
 
     Returns:
         A lower bound in nats, with its standard error.

@@ -24,15 +24,15 @@ TEST = {f"test.{name}": float for name in ("elbo", "kl", "nll", "stderr", "sampl
 
 
 def versions() -> dict[str, str]:
-    """Of what a result was made with; every result carries them."""
+    """Versions of what a result was made with; every result carries them."""
     return {"avo_lib": avo_lib.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def result_file(experiment: str, method: str, seed: int, folder: Path | str = RESULTS) -> Path:
-    """Where a run's result goes.
+    """The file of a run's result.
 
     Raises:
-        ValueError: If that is no seed, or a name that is no file's, so that the result could not be read again.
+        ValueError: If the seed is impossible, or a name cannot be a file's, so that the result could not be read again.
     """
     if check_count("a seed", seed, 0) >= 2**63:
         raise ValueError(f"a seed must be a whole number below 2**63, not {seed}")
@@ -43,10 +43,10 @@ def result_file(experiment: str, method: str, seed: int, folder: Path | str = RE
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """One run's result, which says of itself what its path says.
+    """One run's result, which must name the run as its path does.
 
     Raises:
-        ValueError: If it is damaged or another's; the message names the file.
+        ValueError: If it is damaged or another run's; the message names the file.
         OSError: If it cannot be read.
     """
 
@@ -62,7 +62,7 @@ def read_result(file: Path) -> dict[str, Any]:
 
 
 def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """All results in a folder, in the order of their names; hidden folders and files hold none.
+    """All results in a folder, in the order of their names; hidden folders and files are passed over.
 
     Raises:
         ValueError: If a file is not a result; the message names it.
@@ -82,7 +82,7 @@ def table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row for each experiment and method: means over seeds in nats.
 
     The standard error is that between seeds where there are three or more; else that over test images, which says how
-    well one trained model is measured, not how much training varies. Seconds stand where all runs had one device.
+    well one trained model is measured, not how much training varies. Seconds are shown where all runs had one device.
     """
     rows = pd.json_normalize(list(results))
     rows = rows.reindex(columns=sorted({*rows, *TEST, "versions.device"}))  # a search has left the test set alone
@@ -120,7 +120,7 @@ def committed(name: str, live: pd.DataFrame, *, within: float | pd.Series | pd.D
         within: The largest difference allowed: one number, one for each column, or a table of the same shape.
 
     Raises:
-        AssertionError: If a number differs by more, or the rows or columns are others; the message says which.
+        AssertionError: If a number differs by more, or the rows or columns differ; the message says which.
     """
     file = repository("results") / "chapters" / f"{name}.json"
     if not file.exists():

@@ -1,4 +1,4 @@
-"""What the command line can do with toys: one function a command, whose docstring is its help."""
+"""The commands of the command line for toys: one function for each, whose docstring is its help."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def energies(
 
     Args:
         ramps: Shares of the updates in which beta rises from 0.01 to 1; 0 is beta = 1 throughout.
-        variants: Of energies b and d; the others have only the released one.
-        updates: Steps of Adam in each fit.
-        seeds: Chains trained side by side in each fit.
+        variants: Variants of energies b and d; the others have only the released one.
+        updates: Number of Adam steps in each fit.
+        seeds: Number of chains trained side by side in each fit.
         results: Folder of the results; they go to ``toys/energies`` in it.
-        threads: Threads of torch.
+        threads: Number of torch threads.
     """
     prepare(threads)
     chosen = [config for config in fits.CONFIGS if config.variant in variants]
@@ -48,10 +48,10 @@ def ring(updates: int | None = None, seeds: int = 8, results: Path = RESULTS, th
     """Learn the noise of the ring in five ways and print the models' divergences in nats; finished fits are skipped.
 
     Args:
-        updates: Steps of Adam in each fit; by default 5,000, and twice as many for AVO at half the learning rate.
-        seeds: Copies at each noise level, trained side by side.
+        updates: Number of Adam steps in each fit; by default 5,000, twice as many for AVO at half the learning rate.
+        seeds: Number of copies at each noise level, trained side by side.
         results: Folder of the results; they go to ``toys/ring`` in it.
-        threads: Threads of torch.
+        threads: Number of torch threads.
     """
     prepare(threads)
     for config in biased_noise.CONFIGS:
@@ -68,10 +68,10 @@ def modes(
     """Bring a Gaussian to eight modes with AVO and along learned paths, and print log Z; finished fits are skipped.
 
     Args:
-        updates: Steps of Adam in each fit.
-        seeds: Chains trained side by side in each fit.
+        updates: Number of Adam steps in each fit.
+        seeds: Number of chains trained side by side in each fit.
         results: Folder of the results; they go to ``toys/eight_modes`` in it.
-        threads: Threads of torch.
+        threads: Number of torch threads.
     """
     prepare(threads)
     for config in eight.CONFIGS:
@@ -89,10 +89,10 @@ def dynamics(
     """Move along a path in six ways and print what their bounds miss, in nats; finished fits are skipped.
 
     Args:
-        targets: Landmarks.
-        updates: Steps of Adam in each fit.
+        targets: Landmarks to reach.
+        updates: Number of Adam steps in each fit.
         results: Folder of the results; they go to ``toys/dynamics`` in it.
-        threads: Threads of torch.
+        threads: Number of torch threads.
     """
     prepare(threads)
     for config in moves.CONFIGS:
@@ -112,15 +112,15 @@ def benchmark(
 ) -> None:
     """Estimate log Z of five targets by thirteen methods and print their errors, in nats; finished ones are skipped.
 
-    Several calls with methods of their own share the work.
+    Several calls, each with methods of its own, share the work.
 
     Args:
-        targets: Names.
-        methods: Names, in quotation marks where they have a space or a star.
-        budget: Gradients of the target for each seed, training and estimate together.
-        seeds: Independent runs.
+        targets: Names of the targets.
+        methods: Names of the methods, in quotation marks where they have a space or a star.
+        budget: Number of gradients of the target for each seed, in training and estimate together.
+        seeds: Number of independent runs.
         results: Folder of the results; they go to ``toys/benchmark`` in it.
-        threads: Threads of torch.
+        threads: Number of torch threads.
     """
     prepare(threads)
     pairs = list(product(methods, targets))  # a list, so that a name which is refused is refused before the first
