@@ -1,9 +1,9 @@
-"""Runs notebooks under several settings of the arithmetic and lists what hangs on them: `notebooks.py arithmetic`.
+"""Runs notebooks under several settings of the arithmetic and lists what depends on them: `notebooks.py arithmetic`.
 
-A reader's processor sums in another order than ours. So a stored output must not hang on a tie or on the last digits
+A reader's processor sums in another order than ours. So a stored output must not depend on a tie or on the last digits
 of a sum. Two things are reported for each setting and cell: an output that is not the stored one; and a printed number
-whose unrounded values differ by more than a tenth of its last digit, or so lie that some other processor may round them
-the other way: also where a tag tells the tests not to compare. The notebooks are run in memory; no file changes.
+whose unrounded values differ by more than a tenth of its last digit, or lie so that some other processor may round them
+the other way, even where a tag tells the tests not to compare. The notebooks are run in memory; no file changes.
 """
 
 from __future__ import annotations

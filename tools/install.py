@@ -1,7 +1,7 @@
 """Installs into .venv what the Makefile's targets need, unless it is there: python tools/install.py, for any Python.
 
 A .venv that was moved, copied or emptied, or whose Python has gone, is made anew: its scripts and its avo_lib are those
-of another place. Two at once take turns.
+of another place. Two calls at once take turns.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ VENV = ".venv"
 PYTHON = VENV + "/bin/python"
 STAMP = VENV + "/.installed"
 OURS = "import avo_lib, os, sys; sys.exit(not os.path.samefile(avo_lib.__path__[0], 'avo_lib'))"
-# Of the reader's settings for pip, those that say whence packages come; the others say whither, or which.
+# Of the reader's settings for pip, those that say where packages come from; the others say where they go, or which.
 SOURCES = """
     CACHE_DIR CERT CLIENT_CERT CONFIG_FILE DEFAULT_TIMEOUT EXTRA_INDEX_URL FIND_LINKS INDEX_URL KEYRING_PROVIDER
     NO_CACHE_DIR NO_INDEX PROXY RETRIES TIMEOUT TRUSTED_HOST USE_FEATURE

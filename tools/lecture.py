@@ -71,7 +71,7 @@ def exercises(notebook: nbformat.NotebookNode) -> tuple[str, str]:
             elif line.startswith(":::{solution-end}"):
                 place = "in"
             elif line == ":::":
-                # The body of a solution with code lies between two empty blocks; an exercise's code comes behind it.
+                # The body of a solution with code lies between two empty blocks; an exercise's code comes after it.
                 place, inside = (
                     ("between", inside) if place == "start" else ("", "" if inside == "solution" else inside)
                 )

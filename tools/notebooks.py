@@ -3,10 +3,10 @@
     python tools/notebooks.py run [NOTEBOOK ...]        execute, then normalise
     python tools/notebooks.py normalise [NOTEBOOK ...]  normalise only
     python tools/notebooks.py check [NOTEBOOK ...]      exit with 1 if normalising would change anything
-    python tools/notebooks.py arithmetic [NOTEBOOK ...] exit with 1 if an output hangs on the processor
+    python tools/notebooks.py arithmetic [NOTEBOOK ...] exit with 1 if an output depends on the processor
     python tools/notebooks.py doubt [NOTEBOOK ...]      exit with 1 if a claim holds in its false world, or has none
 
-Without arguments every notebook under book/ is meant. The normal form keeps outputs, execution counts and
+Without arguments, every notebook under book/ is taken. The normal form keeps outputs, execution counts and
 widgets, which are part of the book, and drops what differs from run to run: a second run gives no diff. The numbers in
 its prose are those of its run.
 """
@@ -82,7 +82,7 @@ def _renumber_widgets(notebook: nbformat.NotebookNode) -> None:
     table = _new_ids(state, [view["model_id"] for view in views])
     if not table:
         return
-    # All at once: one after the other, an old counter and a new one may meet, and two models become one.
+    # All at once: one after the other, an old counter and a new one might meet, and two models become one.
     pattern = re.compile("|".join(map(re.escape, table)))
 
     def rename(text: str) -> str:
@@ -193,11 +193,11 @@ def run(path: Path, *, timeout: float) -> None:
         notebook,
         timeout=timeout,
         record_timing=False,
-        coalesce_streams=True,  # how printed lines fall into messages is chance
+        coalesce_streams=True,  # chance decides how printed lines fall into messages
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_start=started,
     )
-    # Where no kernel is looked for, there is one: that of the Python which runs this.
+    # Without a folder to look for kernels in, one is left: that of the Python that runs this.
     client.km = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     try:
         client.execute()
@@ -207,7 +207,7 @@ def run(path: Path, *, timeout: float) -> None:
         raise NotebookError(
             f"cell {current} (nbval's Cell {code_cell}) failed, the file is unchanged\n{reason}"
         ) from error
-    except (RuntimeError, OSError) as error:  # so nbclient says that a kernel did not start
+    except (RuntimeError, OSError) as error:  # from nbclient, if a kernel did not start
         atexit.unregister(client._cleanup_kernel)  # it would fail for want of a kernel
         raise NotebookError(f"the kernel of {sys.executable} did not start: {error}") from error
     _replace(path, dumps(normalised(notebook)))

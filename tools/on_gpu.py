@@ -1,14 +1,14 @@
 """Many runs of the campaign on one GPU, side by side, each training step one replay of a CUDA graph.
 
-A step of these small models is some hundreds of kernels of a few microseconds, and to start them one by one costs more
+A step of these small models is some hundreds of kernels of a few microseconds, and starting them one by one costs more
 than they do. Captured once, a step is started as a whole, and the steps of other runs go on beside it. On one H100 six
 runs of the paper's protocol took 80 seconds, where a core takes 17 minutes for one. ::
 
     .venv/bin/python tools/on_gpu.py paper vae vae_noise15 --seeds 3 4 5 --minutes 8
 
-trains, evaluates and writes what ``python -m avo_lib sweep`` would. The noise is another, for a GPU has streams of its
-own and the coins of AVO are tossed beforehand. When the minutes are over, runs that are not finished are kept, and the
-same command goes on with them; a run that is stopped otherwise loses less than half a minute and an epoch.
+trains, evaluates and writes what ``python -m avo_lib sweep`` would. The noise differs, for a GPU has streams of its own
+and the coins of AVO are tossed beforehand. When the minutes are over, runs that are not finished are kept, and the same
+command goes on with them; a run that is stopped in another way loses less than half a minute and an epoch.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from avo_lib.files import ensure_writable
 from avo_lib.objectives import AVO, ELBO, Objective
 from avo_lib.training import TrainConfig
 
-WARM_UP = 3  # steps before a capture, as cuBLAS and the allocator want them
-CHECKPOINT_SECONDS = 30.0  # between checkpoints, which stand at the end of an epoch
+WARM_UP = 3  # steps before a capture, which cuBLAS and the allocator need
+CHECKPOINT_SECONDS = 30.0  # between checkpoints, which are taken at the end of an epoch
 
 
 def kinds(objective: Objective) -> tuple[float, tuple[Objective, ...]]:

@@ -1,8 +1,8 @@
 """Prints the built book as one PDF: python tools/pdf.py [folder of the pages] [file].
 
 The articles of all pages are joined into one, which Chromium prints; its formulas are set by the pages' own MathJax.
-Folded code is left out, and of a slider the first frame stays. The print is made twice, because the page numbers of
-the contents are those of the first one's outline.
+Folded code is left out, and of a slider the first frame stays. The book is printed twice, because the contents take
+their page numbers from the outline of the first print.
 """
 
 from __future__ import annotations

@@ -32,4 +32,4 @@ def put_aside() -> None:
     }
     if not os.access(os.path.expanduser("~"), os.W_OK):  # no home, or not ours: matplotlib would complain in a cell
         os.environ["HOME"] = empty
-    import matplotlib.font_manager  # noqa: F401  # the first import makes a cache, and in a cell would say so
+    import matplotlib.font_manager  # noqa: F401  # the first import makes a cache, and would say so in a cell

@@ -1,8 +1,8 @@
 """Measures what running each chapter takes, for the page of running times: `python tools/times.py [NOTEBOOK ...]`.
 
-Processor time and peak memory of a notebook's kernel and its children, on one thread. Both say the same on a busy
-machine, which the time on the wall does not. Written to `results/times.json`, which keeps what is not measured anew.
-The page that reads it is not measured.
+These are the processor time and peak memory of a notebook's kernel and its children, on one thread. Both are the same
+on a busy machine, as wall-clock time is not. They are written to `results/times.json`, which keeps what is not measured
+anew. The page that reads it is not measured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Doubts every claim of the book: in the nearest world in which its sentence is false, its condition must be false.
 
 ``tests/worlds/<chapter>.toml`` has an entry for each claim: what that world is, in words, and the Python that makes it
-from the cell's own names, just before the claim is checked and on a copy of them. That has copies of dictionaries and
-lists, to any depth; what else the code changes in place it has to copy itself:
+from the cell's own names, just before the claim is checked and on a copy of them. Dictionaries and lists are copied to
+any depth; whatever else the code changes in place it has to copy itself:
 
     ["AVO's bound is not better by more than 0.1 nats"]
     world = "AVO's bound is better by 0.2 nats"

@@ -45,7 +45,7 @@ def inference_gaps(
         method: Method within the protocol.
         seed: Seed of the trained model.
         config: How to measure.
-        images: Number of training images, and of test images.
+        images: Number of training images, and as many test images.
         simulated: Number of images drawn from the model, on which AIS is checked from both sides.
         results: Folder of the weights and of what is found.
         device: Torch device; by default a GPU if there is one.
