@@ -90,7 +90,7 @@ def measure(config: BenchmarkConfig, *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         The ``gradients`` and ``values`` of the target that a seed took, counted point by point; the number of updates
-        in its training; the seconds that all took; and under ``seeds`` a row for each seed, see :func:`judge`.
+        in its training; the seconds that all took; the versions; and under ``seeds`` a row for each, see :func:`judge`.
     """
     started, target = time.monotonic(), TARGETS[config.target]()
     counted = Counted(target.log_density)

@@ -99,7 +99,7 @@ class _Layer(nn.Module):
 
 
 class _Step(nn.Module):
-    """Mean z + m(z) and log variance of a Gaussian step; at the start a standard normal step."""
+    """Mean z + m(z) and standard deviation of a Gaussian step; at the start a standard normal step."""
 
     def __init__(self, copies: int, hidden: int) -> None:
         super().__init__()

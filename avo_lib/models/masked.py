@@ -46,7 +46,7 @@ def patch_mask(order: Order, height: int, width: int, window: int, *, itself: bo
         Zeros and ones ``(window², pixels)``, of the default type.
 
     Raises:
-        ValueError: If the window is even, or the order does not have each pixel once, as whole numbers.
+        ValueError: If the window is even or below 1, or the order does not have each pixel once, as whole numbers.
 
     >>> patch_mask(range(4), 2, 2, 3, itself=False).sum(0).tolist()  # row by row: each sees all before it
     [0.0, 1.0, 2.0, 3.0]
@@ -110,7 +110,7 @@ class MaskedBernoulli(Bernoulli):
         order: All pixels in the order of their generation; row by row if None.
 
     Raises:
-        ValueError: If there are no windows, one is even, or the order is not valid; see :func:`patch_mask`.
+        ValueError: If there are no windows, a size is below 1, or window and order are refused by :func:`patch_mask`.
 
     >>> from avo_lib.models.vae import VAE, VAEConfig
     >>> config = VAEConfig(pixels=16, hidden=(8,), latent=2, batch_norm=False)

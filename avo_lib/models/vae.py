@@ -91,9 +91,9 @@ class VAE(nn.Module):
         config: The architecture.
         encoder: Replaces the model's own encoder; maps images ``(images, pixels)`` to features
             ``(images, hidden[-1])``.
-        decoder: Replaces the model's own decoder; maps ``(points, latent)`` to ``(points, pixels)``: log odds or means.
-        likelihood: Replaces the one that ``config`` names, e.g. by :class:`avo_lib.models.masked.MaskedBernoulli`; it
-            asks the decoder for ``likelihood.maps`` numbers for each pixel.
+        decoder: Replaces the model's own decoder; maps ``(points, latent)`` to ``(points, pixels)``: log odds or means;
+            with ``likelihood.maps`` numbers for each pixel, to ``(points, maps * pixels)``.
+        likelihood: Replaces the one that ``config`` names, e.g. by :class:`avo_lib.models.masked.MaskedBernoulli`.
 
     >>> model = VAE(VAEConfig(pixels=16, hidden=(8,), latent=2, T=3, batch_norm=False))
     >>> model.chain(torch.ones(5, 16)).sample().log_w().shape
