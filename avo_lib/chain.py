@@ -43,8 +43,8 @@ class Gaussian:
     """A diagonal Gaussian proposal.
 
     Attributes:
-        mean: Mean ``(..., dim)``; a ValueError if it holds whole numbers, which no draw is.
-        std: Standard deviation ``(..., dim)``; a ValueError if both are numbers ``()``, which have no last axis.
+        mean: Mean ``(..., dim)``; an integer tensor raises a ValueError, because draws are not whole.
+        std: Standard deviation ``(..., dim)``; a ValueError if both mean and std are of shape ``()``.
 
     >>> z, log_q = Gaussian(torch.zeros(3, 2), torch.ones(3, 2)).sample((5,))
     >>> z.shape, log_q.shape
@@ -55,7 +55,7 @@ class Gaussian:
     std: Tensor
 
     def __post_init__(self) -> None:
-        """Refuse points without an axis: of a hundred draws in one dimension it would make one in a hundred."""
+        """Refuse points without a last axis: a hundred draws in one dimension would pass for one in a hundred."""
         if self.mean.dim() == self.std.dim() == 0:
             raise ValueError("a Gaussian needs a last axis, even in one dimension: torch.tensor([mean]), not shape ()")
         if not self.mean.is_floating_point():
@@ -75,13 +75,13 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Any distribution as a proposal: of ``torch.distributions``, a normalising flow, or your own.
+    """Any distribution as a proposal: one of ``torch.distributions``, a normalising flow, or your own.
 
     Attributes:
-        distribution: With ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw; wrap a
-            distribution of independent coordinates in ``torch.distributions.Independent``. Its draws come from the
-            global random state: a generator (of several the first) seeds the CPU's alone for the time of the draw.
-            Without ``rsample`` neither they nor their log density carry a gradient: use :mod:`avo_lib.balance`.
+        distribution: An object with ``rsample`` or ``sample``, and a ``log_prob`` that sums over the last axis of a
+            draw; wrap independent coordinates in ``torch.distributions.Independent``. Its draws come from the global
+            random state: a generator (the first of several) seeds only the CPU's, and only while drawing. Without
+            ``rsample``, neither the draws nor their log density carry a gradient: use :mod:`avo_lib.balance`.
 
     >>> from torch.distributions import MultivariateNormal
     >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))
@@ -93,7 +93,7 @@ class Drawn:
     distribution: Any
 
     def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
-        """Draws and their log densities; both with a gradient to the distribution's parameters, or both without."""
+        """Draws and their log densities: both carry a gradient to the distribution's parameters, or neither does."""
         one = self.distribution
         draw = one.rsample if getattr(one, "has_rsample", hasattr(one, "rsample")) else one.sample
         first = generator[0] if isinstance(generator, Sequence) else generator
@@ -102,7 +102,7 @@ class Drawn:
                 torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=first, device=first.device)))
             z: Tensor = draw(torch.Size(shape))
         log_q = self.log_prob(z)
-        return z, log_q if z.requires_grad else log_q.detach()  # at fixed points the ELBO's would be −∇log q alone
+        return z, log_q if z.requires_grad else log_q.detach()  # at fixed z the ELBO's gradient would be −∇log q alone
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats."""
@@ -111,14 +111,14 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Draws z_0 … z_T of a chain with all that its weights are made of.
+    """Draws z_0 … z_T of a chain, with everything that its weights are made of.
 
     Attributes:
         z: The T + 1 latents, each ``(..., dim)``.
         log_q0: Log q_0(z_0) in nats, ``(...)``.
         log_ratio: For each t, log r_t(z_{t−1}|z_t) − log q_t(z_t|z_{t−1}) in nats, ``(...)``.
         path: The targets f_0 … f_T.
-        detached: The first step t in which z_{t−1} was held constant, as AVO asks of all; 0 if in none.
+        detached: The first step t in which z_{t−1} was held constant, as AVO asks of every step; 0 if there was none.
     """
 
     z: tuple[Tensor, ...]
@@ -133,7 +133,7 @@ class Trajectory:
         The f_t between the ends cancel: :math:`\log w = \log f_T(z_T) - \log q_0(z_0) + \sum_t \log r_t/q_t`.
 
         Args:
-            beta: Weight of the Kullback-Leibler part; a bound only for 1, or for a model (not an energy) for beta >= 1.
+            beta: Weight of the Kullback-Leibler part; a bound only if it is 1, or for a model (not an energy) >= 1.
 
         Returns:
             Log weights in nats, ``(...)``.
@@ -145,8 +145,8 @@ class Trajectory:
     def log_v(self, beta: float = 1.0) -> Tensor:
         """The incremental log weights log v_1 … log v_T.
 
-        On a detached trajectory the gradient of each reaches the kernel of its own step alone, so the subtracted
-        log f_{t−1}(z_{t−1}) is a constant. A model inside the path sees the last target only, if no kernel uses log f.
+        On a detached trajectory the gradient of each log v_t reaches only the kernel of its own step, so the subtracted
+        log f_{t−1}(z_{t−1}) is a constant. If no kernel uses log f, a model inside the path sees the last target only.
 
         Args:
             beta: As in :meth:`log_w`.
@@ -164,7 +164,7 @@ class Trajectory:
         left = torch.cat([start[None], reached[:-1]])
         if self.detached > 1:
             left = torch.cat([left[: self.detached - 1], left[self.detached - 1 :].detach()])
-        elif self.detached:  # even an empty part of the graph would bring zeros, on which Adam moves
+        elif self.detached:  # even an empty part of the graph would bring zero gradients, on which Adam moves
             left = left.detach()
         return reached - left + beta * torch.stack(self.log_ratio)
 
@@ -177,7 +177,7 @@ class Chain:
 
     Attributes:
         proposal: Draws z_0.
-        kernels: The T kernels, in order; a TypeError if they are no sequence, such as a generator.
+        kernels: The T kernels, in order; a TypeError unless they are a sequence (a generator is not).
         path: The targets f_0 … f_T; a ValueError unless there is one kernel for each step.
         context: Features of the data that the kernels may use, or None.
 
@@ -196,7 +196,7 @@ class Chain:
     context: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """One kernel for each step of the path."""
+        """Check that there is one kernel for each step of the path."""
         if not hasattr(self.kernels, "__len__"):
             raise TypeError(f"kernels must be a sequence, such as [kernel] * T, not {type(self.kernels).__name__}")
         if (steps := len(self.kernels)) != len(self.path.alphas) - 1:
@@ -211,7 +211,7 @@ class Chain:
 
         Args:
             shape: Leading axes to add to the proposal's own, e.g. ``(K,)`` samples for each datum.
-            detach: Hold z_{t−1} constant in step t, for AVO: from step 1 on if True, from step 2 on if 2.
+            detach: For AVO, hold z_{t−1} constant in step t: from step 1 on if True, from step 2 on if 2.
             generator: Source of the noise.
 
         Raises:

@@ -1,8 +1,8 @@
-"""What is maximised: as functions of a trajectory, and as values that draw from a model.
+"""What is maximised: objectives as functions of a trajectory, and as objects that draw from a model.
 
 ``elbo``, ``iwae`` and ``avo`` turn a trajectory into nats. :class:`ELBO`, :class:`IWAE` and :class:`AVO` are what a
 training loop is given: they draw from any model with ``chain(x)``, and say which of its parts learn. The module
-``controls`` has what AVO is compared with.
+``controls`` holds the objectives that AVO is compared with.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ class Objective(Protocol):
 def elbo(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
     """The evidence lower bound, one draw of log w for each trajectory.
 
-    With kernels it is the hierarchical bound of Ranganath et al. 2016 (arXiv 1511.02386). A lower bound on log Z in
-    expectation when beta = 1; for beta < 1 no bound, and for a model with beta > 1 a looser one.
+    With kernels it is the hierarchical bound of Ranganath et al. 2016 (arXiv 1511.02386). In expectation it is a
+    lower bound on log Z if beta = 1; if beta < 1 it is no bound, and for a model with beta > 1 a looser one.
 
     Args:
-        trajectory: Of any chain.
+        trajectory: Trajectories of any chain.
         beta: Weight of the Kullback-Leibler part.
 
     Returns:
-        Nats, ``(...)``.
+        Log weights in nats, ``(...)``.
     """
     return trajectory.log_w(beta)
 
 
 def iwae(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
-    """The importance-weighted bound of K trajectories on axis 0 (Burda et al. 2016, arXiv 1509.00519).
+    """The importance-weighted bound from K trajectories along axis 0 (Burda et al. 2016, arXiv 1509.00519).
 
     Args:
-        trajectory: With K samples on axis 0.
-        beta: Weight of the Kullback-Leibler part; a bound only for beta = 1.
+        trajectory: Trajectories with K samples along axis 0.
+        beta: Weight of the Kullback-Leibler part; the result is a bound only for beta = 1.
 
     Returns:
-        Nats, the trajectory's axes without the first.
+        Values in nats, with the trajectory's axes except the first.
     """
     return log_mean_exp(trajectory.log_w(beta))
 
@@ -72,18 +72,18 @@ def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) ->
     r"""The annealed variational objective, :math:`\sum_t \log v_t` with each :math:`z_{t-1}` held constant.
 
     Step t then fits its own annealed target :math:`f_t` (Huang et al. 2018, arXiv 1809.01818, eq. 4). With the term of
-    the proposal, which is held constant too, the value telescopes to the ELBO's, log w on the same draws; only the
-    gradients of the kernels before the last differ. A model inside the path gets the ELBO's gradient, if no kernel uses
-    log f; the proposal gets none, and learns in ELBO steps.
+    the proposal, which is held constant too, the value telescopes to that of the ELBO, log w on the same draws; only
+    the gradients of the kernels before the last differ. A model inside the path gets the ELBO's gradient, if no kernel
+    uses log f; the proposal gets none, and learns in ELBO steps.
 
     Args:
-        trajectory: Drawn with ``detach=True``, of a chain with at least one kernel; with ``detach=2`` the proposal and
+        trajectory: Drawn with ``detach=True`` from a chain with at least one kernel; with ``detach=2`` the proposal and
             the first kernel learn as one step, whose target is f_1.
         beta: Weight of the Kullback-Leibler part.
         proposal: Let the proposal learn too, as a step 0 with the target f_0: :math:`-D_{KL}(q_0\|f_0)` joins the sum.
 
     Returns:
-        Nats, ``(...)``: in value a draw of the ELBO, in gradient AVO.
+        Nats, ``(...)``: the value is a draw of the ELBO, the gradient that of AVO.
 
     Raises:
         ValueError: If the trajectory is not detached or has no kernels.
@@ -104,19 +104,19 @@ def calibrated_avo(
 ) -> Tensor:
     """Loss-calibrated AVO: with probability ``avo_share`` an AVO step, else an ELBO step (Huang et al. 2018).
 
-    One coin is tossed for the whole mini-batch. Its mean gradient is that of the mixture a·AVO + (1 − a)·ELBO.
+    One coin is tossed for the whole mini-batch. The gradient is on average that of the mixture a·AVO + (1 − a)·ELBO.
 
     Args:
-        draw: Draws trajectories, detached or not.
+        draw: Function that draws trajectories: detached if its argument is True, and not otherwise.
         avo_share: The paper's a, between 0 (the ELBO alone) and 1.
         beta: Weight of the Kullback-Leibler part.
-        generator: Tosses the coin.
+        generator: Source of the coin toss.
 
     Returns:
-        Nats, the trajectories' axes.
+        Values in nats, with the axes of the trajectories.
 
     Raises:
-        ValueError: If ``avo_share`` is no probability.
+        ValueError: If ``avo_share`` is not a probability.
     """
     check_share(avo_share)
     return avo(draw(True), beta) if toss(avo_share, generator) else elbo(draw(False), beta)
@@ -136,7 +136,7 @@ class IWAE:
     """The importance-weighted bound (Burda et al. 2016, arXiv 1509.00519); every part of the model learns.
 
     Attributes:
-        samples: K, at least 1, or a ValueError.
+        samples: Number K of trajectories, at least 1, or a ValueError.
     """
 
     samples: int = 5
@@ -154,18 +154,19 @@ class IWAE:
 class AVO:
     """Loss-calibrated AVO: with probability ``share`` an annealed step, else one of the ELBO (Huang et al. 2018).
 
-    In an annealed step the kernels learn, each from its own target, and the decoder from the last one. What else does
-    the paper leaves open; ``also`` and ``joint`` are the other readings. An ELBO step trains everything. Where the
-    encoder makes the prior too, of pseudo-inputs, it learns through it in every step, and so does the proposal.
+    In an annealed step the kernels learn, each from its own target, and the decoder from the last one. The paper leaves
+    open what else learns; ``also`` and ``joint`` are the other readings. An ELBO step trains everything. Where the
+    encoder also makes the prior, from pseudo-inputs, it learns through that prior in every step, and so does the
+    proposal.
 
     Attributes:
-        share: The paper's a; one coin for a mini-batch.
-        also: What learns besides: ``"proposal"`` from f_0 (and the encoder through it), ``"features"`` (the encoder,
+        share: Probability of an annealed step, the paper's a; one coin is tossed for each mini-batch.
+        also: What else learns: ``"proposal"`` from f_0 (and the encoder through it), ``"features"`` (the encoder,
             through what the kernels see of it), ``"decoder"`` from every annealed target.
         joint: Let the proposal and the first kernel learn as one step, from f_1.
 
     Raises:
-        ValueError: If the share is no probability or the parts do not go together; when called, if the model has no
+        ValueError: If the share is not a probability or the parts do not go together; when called, if the model has no
             kernels, or a path that has no decoder.
     """
 
@@ -174,7 +175,7 @@ class AVO:
     joint: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a share that is no probability, and parts that do not exist."""
+        """Refuse a share that is not a probability, and parts that do not exist."""
         check_share(self.share)
         if not set(self.also) <= set(ALSO) or self.also != tuple(sorted(set(self.also))):
             raise ValueError(f"also names some of {ALSO}, in that order and once each, not {self.also}")
@@ -199,13 +200,13 @@ class AVO:
 
 
 def check_share(share: float) -> None:
-    """Refuse a share that is no probability, by a ValueError."""
+    """Refuse a share that is not a probability, with a ValueError."""
     if not 0 <= share <= 1:
         raise ValueError(f"a share is a probability, between 0 and 1, not {share}")
 
 
 def toss(share: float, generator: Source) -> bool:
-    """One coin for a mini-batch: True with probability ``share``."""
+    """Toss one coin for a mini-batch: True with probability ``share``."""
     if traced() and share in (0, 1):  # a graph could not wait for the coin
         return bool(share)
     device = "cpu" if generator is None else generator.device

@@ -1,6 +1,6 @@
 """Annealing paths between a base density and a target, and the schedules of alpha.
 
-``alpha`` is the exponent of the target (below 1 heats), ``beta`` multiplies the Kullback-Leibler term (below 1 cools).
+``alpha`` is the target's exponent (below 1 it heats), ``beta`` weighs the Kullback-Leibler term (below 1 it cools).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def _check_alphas(alphas: Alphas) -> Tensor:
 
 
 def checked(what: str, log_density: LogDensity) -> LogDensity:
-    """The same density, which refuses to give an axis too many; ``what`` names it in the message."""
-    return partial(_checked, what, log_density)  # unlike a lambda, it is copied and stored with its density
+    """The same density, which refuses to return an axis too many; ``what`` names it in the message."""
+    return partial(_checked, what, log_density)  # unlike a lambda, a partial is copied and stored with its density
 
 
 def _checked(what: str, log_density: LogDensity, z: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def _checked(what: str, log_density: LogDensity, z: Tensor) -> Tensor:
 
 
 def mix(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
-    """The mixture of two log densities, in the wider of their types: hard edges by ``torch.where`` are float32."""
+    """The mixture of two log densities, in the wider of their types: hard edges made by ``torch.where`` are float32."""
     if not log_f0.dtype == log_fT.dtype == alpha.dtype:
         wide = torch.promote_types(log_f0.dtype, log_fT.dtype)
         log_f0, log_fT, alpha = log_f0.to(wide), log_fT.to(wide), alpha.to(wide)
@@ -60,13 +60,13 @@ def mix(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _between(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
-    """The same; where either vanishes it vanishes too, and is not NaN."""
+    """The same mixture, except that where either density vanishes it vanishes too, and is not NaN."""
     outside = (log_f0 == -torch.inf) | (log_fT == -torch.inf)
     return mix(log_f0, log_fT, alpha).masked_fill(outside, -torch.inf)
 
 
 def _beside(alpha: Tensor, z: Tensor) -> Tensor:
-    """Alpha with the type and device of z; whole numbers would leave none of it."""
+    """Alpha on the device of z and in its type, unless z holds whole numbers, which would leave nothing of alpha."""
     return alpha.to(z if z.is_floating_point() else z.device)
 
 
@@ -108,9 +108,9 @@ class GeometricPath:
 class AmortisedPath:
     r"""The path of a latent-variable model, :math:`f_t(z) = p(z)^\beta\,p(x\mid z)^{\alpha_t}`.
 
-    With beta = 1 this is the geometric path from the prior to the joint density p(z) p(x|z). The model belongs to the
+    With beta = 1 this is the geometric path from the prior to the joint density p(z) p(x|z). The model learns from the
     *last* target alone: from the broad samples of the others (``log_likelihood_frozen``) it would learn to blur.
-    Through kernels that move along the gradient of f_t it does learn, from every target.
+    Through kernels that move along the gradient of f_t it does learn from every target.
 
     Args:
         log_prior: Log p(z).
@@ -138,7 +138,7 @@ class AmortisedPath:
         return AmortisedPath(self.log_prior, self.log_likelihood, self.log_likelihood, self.alphas)
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:
-        """Beta log p(z) + alpha_t log p(x|z) in nats; before the last target the prior alone is frozen."""
+        """Beta log p(z) + alpha_t log p(x|z) in nats; for the targets before the last, only the prior is frozen."""
         last = len(self.alphas) - 1
         log_prior = beta * (self.log_prior if t == last else self.log_prior_frozen)(z)
         return log_prior if t == 0 < last else log_prior + self.alphas[t] * self.log_likelihood(z)
@@ -166,12 +166,12 @@ def sigmoidal_alphas(T: int, sharpness: float = 4.0) -> Tensor:
 
     Args:
         T: The number of steps, at least 1, or a ValueError.
-        sharpness: Half the width of the sigmoid's argument, 0.001 to 15, or a ValueError; towards 0 they are linear.
+        sharpness: Half the range of the sigmoid's argument, 0.001 to 15, or a ValueError; near 0 the alphas are linear.
 
     >>> [round(a, 3) for a in sigmoidal_alphas(4).tolist()]
     [0.0, 0.105, 0.5, 0.895, 1.0]
     """
-    if not 1e-3 <= sharpness <= 15:  # below, both ends round to a half, and above to 0 and 1
+    if not 1e-3 <= sharpness <= 15:  # below this range both ends round to a half, above it to 0 and 1
         raise ValueError(f"need a sharpness between 0.001 and 15, not {sharpness}")
     s = torch.sigmoid(torch.linspace(-sharpness, sharpness, check_count("T", T) + 1))
     return (s - s[0]) / (s[-1] - s[0])
