@@ -13,16 +13,16 @@ from avo_lib.numerics import Noise, check_axes
 
 
 def anneal(chain: Chain, samples: int, *, least: int = 1, generator: Noise = None) -> tuple[Tensor, Tensor]:
-    """Log weights and acceptance; memory does not grow with T.
+    """Log weights and acceptance of annealed chains; memory does not grow with T.
 
     Args:
         chain: As for :func:`avo_lib.evaluation.ais`.
-        samples: Independent chains; for each datum, if the proposal has several.
-        least: The fewest weights that serve, over all data. Fewer are refused before log f is called.
+        samples: Number of independent chains, for each datum if the proposal has several.
+        least: Smallest number of weights, over all data, that will do. Fewer are refused before log f is called.
         generator: Source of the noise.
 
     Returns:
-        Log weights in nats ``(samples, ...)``, and the mean acceptance probability at each kernel ``(T,)``.
+        Log weights in nats ``(samples, ...)``, and the mean acceptance probability of each kernel, ``(T,)``.
 
     Raises:
         ValueError: If there are no samples, or too few weights.

@@ -18,7 +18,7 @@ from avo_lib.estimate import Bracket, Estimate
 from avo_lib.numerics import Noise, effective_sample_size, log_mean_exp
 
 BLOCK = 100
-"""Samples that share one generator; part of the definition of a result, so no option."""
+"""Number of samples that share one generator; part of the definition of a result, so not an option."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Annealing:
     Attributes:
         log_z: The estimate of log Z_T in nats, a lower bound (a mean over the proposal's axes).
         log_w: Log weights in nats, ``(samples, ...)``.
-        acceptance: Mean acceptance probability at each kernel ``(T,)``: 1 if it never rejects; divergences are 0.
+        acceptance: Mean acceptance probability of each kernel, ``(T,)``: 1 if it never rejects; divergences count as 0.
     """
 
     log_z: Estimate
@@ -36,7 +36,7 @@ class Annealing:
     acceptance: Tensor
 
     def __iter__(self) -> Iterator[Any]:
-        """Bound and weights."""
+        """Iterate over the bound and the log weights."""
         return iter((self.log_z, self.log_w))
 
 
@@ -47,27 +47,27 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> Annealing:
     Any chain that reaches all that f_T and the r_t reach gives an unbiased weight. Memory does not grow with T.
 
     Args:
-        chain: With MCMC kernels of fixed step size, or any others.
-        samples: Independent chains.
+        chain: A chain with MCMC kernels of fixed step size, or with any others.
+        samples: Number of independent chains.
         generator: Source of the noise.
 
     Returns:
-        The bound, the log weights, and what the kernels accepted.
+        The bound, the log weights, and the acceptance of the kernels.
 
     Raises:
-        ValueError: If there are no samples, or one of one datum, which has no standard error: before log f is called.
+        ValueError: Before log f is called, if there are no samples, or one for one datum, which has no standard error.
     """
     log_w, acceptance = anneal(chain, samples, least=2, generator=generator)
     return Annealing(estimate.log_mean(log_w), log_w, acceptance)
 
 
 def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Estimate, Tensor]:
-    """The same chain backwards from exact draws of f_T: log Z_T from above (BDMC, Grosse et al. 2015, 1511.02543).
+    """AIS run backwards from exact draws of f_T: log Z_T from above (BDMC, Grosse et al. 2015, 1511.02543).
 
     Args:
         chain: As for :func:`ais`.
-        z: Exact draws of f_T ``(samples, ..., dim)``; for a model ``z[None]`` of the z that made x. Else a ValueError,
-            and for one draw of one datum, which has no standard error.
+        z: Exact draws of f_T, ``(samples, ..., dim)``; for a model, ``z[None]`` with the z that made x. A ValueError
+            without the axis of samples, or for one draw of one datum, which has no standard error.
         generator: Source of the noise.
 
     Returns:
@@ -87,17 +87,17 @@ def marginal_bounds(
     r"""Two bounds on log f_T(z_T) − log q_T(z_T), with the intractable marginal q_T of a hierarchical proposal.
 
     K fresh reverse trajectories estimate :math:`q_T(z_T) = E_r[q/r]`. Their log-mean is too small on average: a bound
-    from above (appendix C of Huang et al. 2018). With the generating trajectory as the (K+1)-st it is too large: one
-    from below (Sobolev & Vetrov 2019, 1905.03290). The expectation of the difference is log Z − KL(q_T ‖ f_T/Z).
+    from above (appendix C of Huang et al. 2018). With the generating trajectory as the (K+1)-st it is too large: a
+    bound from below (Sobolev & Vetrov 2019, 1905.03290). The expectation of the difference is log Z − KL(q_T ‖ f_T/Z).
 
     Args:
-        chain: With learned kernels.
-        trajectory: Drawn from it.
+        chain: A chain with learned kernels.
+        trajectory: A trajectory drawn from that chain.
         samples: The number K of reverse trajectories for each point, at least 1, or a ValueError.
         generator: Source of the noise.
 
     Returns:
-        Lower and upper bound in nats at each point, both shaped as log w.
+        Lower and upper bound in nats at each point, both with the shape of log w.
     """
     with torch.no_grad():
         z = trajectory.z[-1]
@@ -112,10 +112,10 @@ def kl_sandwich(chain: Chain, log_z: float, points: int, samples: int = 100, *, 
     """KL(q_T ‖ f_T / Z_T) of a chain's marginal, between two bounds that close as ``samples`` grows.
 
     Args:
-        chain: With learned kernels.
+        chain: A chain with learned kernels.
         log_z: The exact log Z_T in nats.
-        points: Trajectories at which the difference is averaged: of one datum at least two, or a ValueError.
-        samples: Reverse trajectories for each; about 100 close the bracket to hundredths of a nat on toys.
+        points: Number of trajectories to average the difference over; for one datum at least two, or a ValueError.
+        samples: Number of reverse trajectories for each; on toys about 100 close the bracket to hundredths of a nat.
         generator: Source of the noise.
 
     Returns:
@@ -153,7 +153,7 @@ class LogLikelihood:
 
     @property
     def nll(self) -> Estimate:
-        """The mean of −log p̂(x) over images, an upper bound in nats; of one image with the error of its K weights."""
+        """Mean of −log p̂(x) over images, an upper bound in nats; for one image, with the error of its K weights."""
         if len(self.log_p) == 1 < max(self.nll_by_samples):
             return Estimate(-self.log_p.item(), abs(1 / self.ess.item() - 1 / max(self.nll_by_samples)) ** 0.5, "upper")
         return -estimate.mean(self.log_p, "lower")
@@ -174,15 +174,15 @@ def log_likelihood(
     p(x, z_T)/q_0(z_0) is no weight at all; the last kernel alone, p(x, z_T)/q_T(z_T | z_{T−1}), is unbiased but, when
     that kernel is narrow, far too low at any K that one can afford.
 
-    Image i draws from generators of its own: neither ``rows`` nor later images change it (with a Gaussian proposal).
+    Image i draws from generators of its own: neither ``rows`` nor later images change them (with a Gaussian proposal).
 
     Args:
         model: Anything with ``chain(x)``; put it in evaluation mode first.
         x: Binary images ``(images, pixels)``.
-        samples: K for each image; memory does not grow with it.
+        samples: Number K of samples for each image; memory does not grow with it.
         curve: Smaller K at which to report the mean NLL too, averaged over disjoint groups of the same draws.
-        rows: Latents decoded at a time; speed and memory only.
-        generator: Gives one seed, from which every image's generators follow.
+        rows: Number of latents decoded at a time; affects speed and memory only.
+        generator: Source of the one seed from which every image's generators follow.
 
     Returns:
         Log-likelihoods, in nats.
@@ -231,7 +231,7 @@ def average_bound(
     Args:
         model: Anything with ``chain(x)``; put it in evaluation mode first.
         x: Binary images ``(images, pixels)``, at least two, or a ValueError.
-        rows: Images at a time.
+        rows: Number of images evaluated at a time.
         generator: Source of the noise.
 
     Returns:

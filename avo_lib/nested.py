@@ -26,13 +26,13 @@ Stand = Literal["equal", "weighted", "resampled"]
 
 
 class LearnedPath(nn.Module):
-    r"""A geometric path whose exponents learn: they are sums of a softmax, so they rise from 0 to 1 at any parameters.
+    r"""A geometric path whose exponents learn: they are sums of a softmax, so they rise from 0 to 1 for any parameters.
 
     Args:
-        log_f0: Log density of the base; both must be positive wherever the chain may go.
+        log_f0: Log density of the base; both densities must be positive wherever the chain may go.
         log_fT: Log density of the target, up to its log Z.
         T: Number of steps, at least 1.
-        copies: Axes of independent copies, with exponents of their own; densities are then ``(..., *copies)``.
+        copies: Axes of independent copies, each with its own exponents; densities are then ``(..., *copies)``.
 
     Raises:
         ValueError: If there is no step.
@@ -80,18 +80,18 @@ def nested(chain: Chain, samples: int, particles: Stand = "weighted", *, generat
         u &= \log f_T - \log f_0 .
 
     Args:
-        chain: With learned kernels; the proposal rests, and so do the features that kernels see. A model inside the
-            path does learn, from every target: give the path one without gradients.
+        chain: A chain with learned kernels; the proposal does not learn, nor do the features that kernels see. A model
+            inside the path does learn, from every target: give the path a model without gradients.
         samples: The number K of particles; further axes of the proposal are populations of their own.
-        particles: What stands for :math:`\pi_{t-1}`: the particles as they are, which is AVO; with their weights; or
-            resampled after every step.
+        particles: What stands for :math:`\pi_{t-1}`: the particles as they are, which is AVO; the particles with
+            their weights; or the particles resampled after every step.
         generator: Source of the noise.
 
     Returns:
-        Nats, the proposal's axes. A surrogate, whose value bounds nothing with few particles.
+        Nats, with the proposal's axes. It is a surrogate, whose value bounds nothing with few particles.
 
     Raises:
-        ValueError: If there is no such use of particles, or if a path is to learn from equal ones.
+        ValueError: If ``particles`` is none of these, or if a path is to learn from equal particles.
     """
     if particles not in get_args(Stand):
         raise ValueError(f"particles are {', '.join(get_args(Stand))}, not {particles!r}")

@@ -22,7 +22,7 @@ from avo_lib.kernels import Kernel, MetropolisKernel
 from avo_lib.numerics import Noise, check_axes, effective_sample_size, log_mean_exp, standard_normal, traced
 from avo_lib.paths import GeometricPath, LogDensity
 
-MAX_STEPS, HALVINGS = 10_000, 50  # of a path; of an interval of alpha, which are the digits of double precision
+MAX_STEPS, HALVINGS = 10_000, 50  # steps of a path; halvings of an interval of alpha, as many as a double has digits
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Particles:
     Attributes:
         log_z: The estimate of log Z_T in nats, a lower bound: the mean of the estimate of Z_T is Z_T. With further axes
             it is the mean over them, with their standard error; without, its standard error comes from the families of
-            common ancestors (Chan & Lai 2013, arXiv 1312.5114), which holds while many families are left.
+            common ancestors (Chan & Lai 2013, arXiv 1312.5114), and holds while many families are left.
         z: The last points, ``(K, ..., dim)``.
         log_w: Their log weights in nats, ``(K, ...)``; the log of the mean is the estimate of log Z_T.
-        ess: Effective sample size when the weights of step t had come in, before any resampling, ``(T, ...)``.
+        ess: Effective sample size once the weights of step t are in, before any resampling, ``(T, ...)``.
         ancestors: Particle i of step t continues particle ``ancestors[t - 1, i]`` of step t − 1, ``(T, K, ...)``.
-        acceptance: Mean acceptance probability at each kernel, ``(T,)``; 1 if it never rejects.
+        acceptance: Mean acceptance probability of each kernel, ``(T,)``; 1 if it never rejects.
     """
 
     log_z: Estimate
@@ -49,7 +49,7 @@ class Particles:
 
     @property
     def founders(self) -> Tensor:
-        """The first ancestor z_0 of each last particle, ``(K, ...)``."""
+        """Index of the first ancestor z_0 of each last particle, ``(K, ...)``."""
         return _founders(_themselves(self.log_w), self.ancestors)
 
 
@@ -62,10 +62,10 @@ def _founders(line: Tensor, ancestors: Tensor) -> Tensor:
 
 
 def systematic(log_w: Tensor, u: Tensor) -> Tensor:
-    r"""Systematic resampling: particle k has :math:`K W_k` children, rounded up or down, and on average exactly.
+    r"""Systematic resampling: particle k has :math:`K W_k` children, rounded up or down, and exact on average.
 
     Args:
-        log_w: Log weights in nats, ``(K, ...)``; a ValueError if they are NaN, infinite or all zero.
+        log_w: Log weights in nats, ``(K, ...)``; a ValueError if the weights are NaN, infinite or all zero.
         u: One uniform number from 0 to 1 for all K, ``(...)``; a ValueError otherwise.
 
     Returns:
@@ -82,7 +82,7 @@ def systematic(log_w: Tensor, u: Tensor) -> Tensor:
 
 
 def draw_parents(log_w: Tensor, u: Tensor) -> Tensor:
-    """:func:`systematic` without its checks: a lost population has any parents, and does not stop the others."""
+    """:func:`systematic` without its checks: a lost population gets arbitrary parents, and does not stop the others."""
     share = log_w.double().softmax(0).movedim(0, -1).cumsum(-1)
     # A sum that rounds to less than one would leave its last marks to a particle without weight.
     share = share / share[..., -1:]
@@ -95,17 +95,17 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
     r"""A sequential Monte Carlo sampler: log Z_T from below (Del Moral et al. 2006, arXiv cond-mat/0212648).
 
     With kernels that leave f_t invariant the increment :math:`f_t(z_{t-1})/f_{t-1}(z_{t-1})` is known before the move,
-    and particles are resampled before it, so that copies part at once; any other kernel is weighed after its move. A
-    threshold of 0 is :func:`avo_lib.evaluation.ais`, number by number. Against it a step costs one call of f_t more.
+    and particles are resampled before it, so that copies part at once; with any other kernel they are weighed after it.
+    A threshold of 0 is :func:`avo_lib.evaluation.ais`, number for number; compared with it, a step calls f_t once more.
 
     Args:
-        chain: With MCMC kernels of fixed step size, or any others.
+        chain: A chain with MCMC kernels of fixed step size, or with any others.
         samples: The number K of particles; each of the proposal's further axes is a population of its own.
-        threshold: Resample where the effective sample size is below this share of K; 1 is at every step.
+        threshold: Resample where the effective sample size is below this share of K; 1 means at every step.
         generator: Source of the noise.
 
     Raises:
-        ValueError: If the threshold is no share, or fewer than two particles are asked for.
+        ValueError: If the threshold is not between 0 and 1, or fewer than two particles are asked for.
 
     >>> from avo_lib import HMC, Gaussian, GeometricPath, linear_alphas
     >>> base = Gaussian(torch.zeros(1), torch.ones(1))
@@ -145,7 +145,7 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
 def _resampled(
     z: Tensor, log_w: Tensor, log_density: LogDensity, threshold: float, generator: Noise
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Points and weights (without f) after resampling where too few carry weight; before it the ESS; the parents."""
+    """Points and weights (without f) after resampling where too few carry weight; the ESS before it; the parents."""
     log_f = log_density(z)
     whole, parents = log_w + log_f, _themselves(log_w)
     ess = effective_sample_size(whole)
@@ -170,7 +170,7 @@ def conditional_ess(log_w: Tensor, log_v: Tensor, dim: int = 0) -> Tensor:
         dim: The axis of the K samples.
 
     Returns:
-        ``log_w`` without ``dim``; a number of samples, not a share.
+        The shape of ``log_w`` without ``dim``: a number of samples, not a share.
 
     >>> round(conditional_ess(torch.tensor([0.0, -9.0]), torch.tensor([1.0, 1.0])).item(), 3)
     2.0
@@ -197,11 +197,11 @@ def adaptive_alphas(
     Run :func:`smc` anew on the path: an estimate from particles that chose their own stations is not unbiased.
 
     Args:
-        base: Where the path starts, normalised.
-        log_fT: Where it ends.
+        base: Proposal at which the path starts, normalised.
+        log_fT: Log density at which the path ends.
         kernel: Moves the pilot's particles at every station; it should leave its target invariant.
-        samples: The pilot's particles.
-        share: Share of the particles that a step must leave, by :func:`conditional_ess`.
+        samples: Number of the pilot's particles.
+        share: Share of the particles that a step must leave, measured by :func:`conditional_ess`.
         threshold: The pilot resamples where the effective sample size is below this share.
         generator: Source of the noise.
 
