@@ -1,10 +1,10 @@
 r"""Balance as an objective: weights that do not vary, on trajectories that may come from anywhere.
 
 Where forward and reverse kernels are in detailed balance with the targets, :math:`f_{t-1} q_t \propto f_t r_t`, every
-:math:`\log v_t` is a constant, :math:`\log Z_t - \log Z_{t-1}`. The objectives here ask for it by squares. Their
-gradient takes the points as constants, so any :class:`Behaviour` may draw them. Drawn by the chain itself, they give
-the forward kernels beta times the expected gradient of AVO or of the ELBO, and the reverse kernels another. A decoder
-rests, unless kernels such as :class:`avo_lib.kernels.Langevin` take their drift from it.
+:math:`\log v_t` is a constant, :math:`\log Z_t - \log Z_{t-1}`. The objectives here ask for this by squares. Their
+gradient takes the points as constants, so any :class:`Behaviour` may draw them. If the chain itself draws them, the
+forward kernels get beta times the expected gradient of AVO or of the ELBO, and the reverse kernels another. A decoder
+does not learn, unless kernels such as :class:`avo_lib.kernels.Langevin` take their drift from it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Widened:
     """The chain's own draws, each point moved by Gaussian noise before the chain goes on from there.
 
     Attributes:
-        std: Standard deviation of what is added to every coordinate of z_0 … z_T; a ValueError if not positive, finite.
+        std: Standard deviation of the noise on every coordinate of z_0 … z_T; a ValueError unless positive and finite.
     """
 
     std: float
 
     def __post_init__(self) -> None:
-        """Refuse noise that is none."""
+        """Refuse a standard deviation that is not positive and finite."""
         check_positive(self, "std")
 
     def __call__(self, chain: Chain, shape: Sequence[int], *, generator: Source = None) -> Sequence[Tensor]:
@@ -60,14 +60,14 @@ class Backwards:
     """The chain's reverse kernels, started from stored points: exact draws, annealed particles, a replay buffer.
 
     Attributes:
-        ends: Points z_T ``(n, ..., dim)``, of which each trajectory takes one at random; between n and dim the
-            proposal's axes, or what broadcasts to them: ``(n, dim)`` serves every datum. Else a ValueError.
+        ends: Points z_T ``(n, ..., dim)``, of which each trajectory takes one at random; between n and dim come
+            the proposal's axes, or axes that broadcast to them: ``(n, dim)`` serves every datum. Else a ValueError.
     """
 
     ends: Tensor
 
     def __post_init__(self) -> None:
-        """Refuse what is no list of points."""
+        """Refuse what is not a list of points."""
         if self.ends.dim() < 2 or len(self.ends) == 0:
             raise ValueError(f"ends must be points (n, ..., dim), n >= 1, not of shape {tuple(self.ends.shape)}")
 
@@ -85,7 +85,7 @@ class Backwards:
 
 @dataclass
 class _Fixed:
-    """A path whose values are constants: it is judged against, and does not learn from them."""
+    """A path whose values are constants: a chain is judged by them, and the path does not learn from them."""
 
     path: Path
     alphas: Tensor
@@ -100,21 +100,21 @@ class _Fixed:
 
 
 def weigh(chain: Chain, z: Sequence[Tensor]) -> Trajectory:
-    r"""Given points as a trajectory of a chain: their weight, with gradients to proposal, kernels and what feeds them.
+    r"""Weigh given points as a trajectory of a chain, with gradients to proposal, kernels and what feeds them.
 
     Points and the targets' values are constants: balance asks that weights be equal, not large, and is no objective for
-    a model. The context is not held, so an encoder learns through what kernels see of it.
+    a model. The context is not held constant, so an encoder learns through what kernels see of it.
 
     Args:
-        chain: Whose kernels have densities (:class:`avo_lib.kernels.DensityKernel`).
-        z: Points z_0 … z_T, each ``(..., dim)``, from wherever.
+        chain: A chain whose kernels have densities (:class:`avo_lib.kernels.DensityKernel`).
+        z: Points z_0 … z_T, each ``(..., dim)``, from any source.
 
     Returns:
         The trajectory, with ``log_w`` and ``log_v`` in nats.
 
     Raises:
         ValueError: If there are not T + 1 points.
-        TypeError: If a kernel has no density, such as a deterministic one.
+        TypeError: If a kernel, such as a deterministic one, has no density.
 
     >>> from avo_lib.chain import Gaussian
     >>> from avo_lib.kernels import GatedKernel
@@ -145,11 +145,11 @@ def log_variance(log_w: Tensor, dim: int = 0) -> Tensor:
     The log-variance loss of Richter et al. 2020 (arXiv 2010.10436): the batch's own mean stands for log Z.
 
     Args:
-        log_w: Of given points, in nats, any shape with K ≥ 2 along ``dim``.
+        log_w: Log weights of given points in nats, any shape with K ≥ 2 along ``dim``.
         dim: The axis of the K samples.
 
     Returns:
-        ``log_w`` without ``dim``, in nats².
+        The shape of ``log_w`` without ``dim``, in nats².
 
     Raises:
         ValueError: If K is below 2.
@@ -174,12 +174,12 @@ class DetailedBalance:
     r"""Detailed balance of each step, :math:`-\frac12\sum_t(\log v_t - c_t)^2` (Bengio et al. 2023, arXiv 2111.09266).
 
     There the targets on the way are learned; here the path gives them, up to the constants. The kernels learn, each
-    from its own step; proposal, features and decoder rest (but see the module), as in AVO.
+    from its own step; proposal, features and decoder do not (but see the module), as in AVO.
 
     Attributes:
         increments: The c_t ``(T,)`` or ``(T, images)`` in nats: log Z_t − log Z_{t−1} where it is known, else
             parameters for the optimiser; a ValueError unless there are T of them.
-        behaviour: Draws the points; by default the chain itself.
+        behaviour: What draws the points; by default the chain itself.
     """
 
     increments: Tensor
@@ -200,11 +200,11 @@ class DetailedBalance:
 class TrajectoryBalance:
     r"""Balance of the whole trajectory, :math:`-\frac12(\log w - \log Z)^2` (Malkin et al. 2022, arXiv 2201.13259).
 
-    Proposal, encoder and kernels learn, and ``log_z`` if the optimiser has it; the decoder rests (but see the module).
+    Proposal, encoder and kernels learn, ``log_z`` if the optimiser has it; the decoder does not (but see the module).
 
     Attributes:
-        log_z: A number ``()`` or one for each datum, ``(images,)``, in nats: known, or a parameter. Else a ValueError.
-        behaviour: Draws the points; by default the chain itself.
+        log_z: Log Z in nats, ``()`` or one for each datum, ``(images,)``: known, or a parameter. Else a ValueError.
+        behaviour: What draws the points; by default the chain itself.
     """
 
     log_z: Tensor
@@ -217,13 +217,13 @@ class TrajectoryBalance:
 
 @dataclass(frozen=True)
 class LogVariance:
-    """Balance of the whole trajectory, with the mean of K log weights for log Z; see :func:`log_variance`.
+    """Balance of the whole trajectory, with the mean of K log weights in place of log Z; see :func:`log_variance`.
 
-    Proposal, encoder and kernels learn; the decoder rests (but see the module).
+    Proposal, encoder and kernels learn; the decoder does not (but see the module).
 
     Attributes:
-        samples: K, at least 2, or a ValueError.
-        behaviour: Draws the points; by default the chain itself.
+        samples: Number K of trajectories, at least 2, or a ValueError.
+        behaviour: What draws the points; by default the chain itself.
     """
 
     samples: int = 5

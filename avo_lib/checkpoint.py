@@ -23,17 +23,17 @@ from torch import Tensor, nn
 from avo_lib.files import write_atomically
 
 SEAL = hashlib.sha256().digest_size
-MANY = 1000  # numbers, beyond which a tensor in a setting is told by its digest
+MANY = 1000  # a tensor in a setting with more numbers than this is told by its digest
 
 
 @dataclass
 class Progress:
-    """Where a run is; with model, optimiser and generator it is all that a checkpoint holds."""
+    """How far a run has come; with model, optimiser and generator it is all that a checkpoint holds."""
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    total: float = 0.0  # of the objective over this epoch's images
+    total: float = 0.0  # sum of the objective over this epoch's images
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long), repr=False)
     curve: list[dict[str, float]] = field(default_factory=list)
     best_bound: float = -math.inf
@@ -43,7 +43,7 @@ class Progress:
 
 
 def digest(*tensors: Tensor) -> str:
-    """What tells data from other data of the same size."""
+    """A hash that tells data from other data of the same size."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
@@ -52,20 +52,20 @@ def digest(*tensors: Tensor) -> str:
 
 
 def global_streams(device: torch.device) -> list[torch.Generator]:
-    """Torch's own streams, from which dropout on that device draws: it can be given no other."""
+    """Torch's own random streams, from which dropout on that device draws: it cannot be given another."""
     if device.type != "cuda":
         return [torch.default_generator]
-    current = torch.cuda.current_device()  # which makes the streams, if need be
+    current = torch.cuda.current_device()  # this makes the streams, if need be
     return [torch.default_generator, torch.cuda.default_generators[current if device.index is None else device.index]]
 
 
 def seal(payload: bytes) -> bytes:
-    """What is written, after its SHA-256: a bit that has flipped is noticed."""
+    """The payload preceded by its SHA-256, so that a flipped bit is noticed."""
     return hashlib.sha256(payload).digest() + payload
 
 
 def settled(value: Any) -> str:
-    """A value's ``repr`` without the addresses in it, which are others in every process.
+    """A value's ``repr`` without the addresses in it, which differ in every process.
 
     >>> settled(math.sqrt), settled(object())
     ('<built-in function sqrt>', '<object object>')
@@ -74,12 +74,12 @@ def settled(value: Any) -> str:
 
 
 def plainly(value: Any) -> Any:
-    """What ``torch.compile`` was given, which closes over its own machinery."""
+    """What ``torch.compile`` was given: what it returns closes over its own machinery."""
     return getattr(value, "_orig_mod", getattr(value, "_torchdynamo_orig_callable", value))
 
 
 def settings(value: Any) -> dict[str, Any]:
-    """What something was made with: its fields or attributes, arguments bound to it, what a function closes over.
+    """What something was made with: its fields or attributes, arguments bound to it, or what a function closes over.
 
     >>> settings(partial(round, ndigits=2))
     {'function': <built-in function round>, 'arguments': (), 'keywords': {'ndigits': 2}}
@@ -92,7 +92,7 @@ def settings(value: Any) -> dict[str, Any]:
         return {"self": value.__self__}
     if not isinstance(value, FunctionType):  # what it was made with, not what it has counted or kept since
         kept = getattr(value, "__dict__", {})
-        with suppress(ValueError):  # types written in C tell no arguments
+        with suppress(ValueError):  # types written in C do not tell their arguments
             kept = {name: kept[name] for name in signature(type(value)).parameters if name in kept}
         return kept
     closed = {"closure": [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]}
@@ -101,7 +101,7 @@ def settings(value: Any) -> dict[str, Any]:
 
 
 def numbers(array: Any) -> Any:
-    """A tensor or numpy's as Python's numbers; a parameter, which learns, by its shape alone, and a large tensor short.
+    """Numbers of torch or numpy as Python's; a parameter, which learns, as its shape alone, a large tensor as a digest.
 
     >>> numbers(torch.ones(2)), numbers(nn.Parameter(torch.ones(2)))
     ([1.0, 1.0], 'parameter (2,)')
@@ -116,9 +116,9 @@ def numbers(array: Any) -> Any:
 
 @recursive_repr("...")
 def by_value(setting: Any) -> str:
-    """What tells a setting from another, whatever types it is written in.
+    """A string that tells a setting from another, whatever types they are written in.
 
-    An object that is called is told by what it was made with (:func:`settings`), not by what its code does.
+    A callable object is represented by what it was made with (:func:`settings`), not by what its code does.
 
     >>> by_value((0.0, 1e-3)) == by_value([0, 1e-3])
     True
@@ -147,7 +147,7 @@ def _called(name: str, options: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON can hold it."""
+    """A setting in a form that JSON can hold."""
     if hasattr(value, "tolist"):
         return numbers(value)
     if is_dataclass(value) and not isinstance(value, type):
@@ -164,13 +164,13 @@ class Checkpoint:
 
     Args:
         folder: Where ``checkpoint.pt`` goes.
-        model: Its weights are saved and restored in place, like the state of the next three.
-        optimiser: Of the model.
-        generator: Source of the run's noise, on the model's device; the streams of dropout there are saved too.
-        run: Where the run is.
+        model: Model whose weights are saved and restored in place, as are the states of the next three arguments.
+        optimiser: Optimiser of the model.
+        generator: Source of the run's noise, on the model's device; dropout's streams there are saved too.
+        run: Progress of the run.
         configs: Dataclasses whose fields must agree for a run to be the same run.
-        others: What else must agree. The device does too, because its random streams are its own, and the model's
-            ``repr``: whatever else makes a layer should stand in its ``extra_repr``.
+        others: Other values that must agree. So must the device, because its random streams are its own, and the
+            model's ``repr``: whatever else makes a layer should stand in its ``extra_repr``.
     """
 
     def __init__(
@@ -189,15 +189,15 @@ class Checkpoint:
         self.older: dict[str, str] = {}
         self.identity = {name: by_value(value) for name, value in (others | {"device": generator.device.type}).items()}
         for config in configs:
-            for item in fields(config):  # a name that is taken is kept apart
+            for item in fields(config):  # a name already taken is kept apart
                 name = f"{type(config).__name__}.{item.name}" if item.name in self.identity else item.name
                 self.identity[name] = by_value(getattr(config, item.name))
                 self.defaults[name] = by_value(item.default)
-                self.older[name] = settled(getattr(config, item.name))  # of files from before settings were told
+                self.older[name] = settled(getattr(config, item.name))  # as in files from before settings were told
         self.identity["layers of the model"] = hashlib.sha256(settled(model).encode()).hexdigest()[:16]
 
     def save(self) -> None:
-        """Write it; whatever was there stays until the new one is complete."""
+        """Write the checkpoint; an earlier one stays until the new one is complete."""
         parts = {name: getattr(self, name).state_dict() for name in ("model", "optimiser")}
         parts |= {"generator": self.generator.get_state(), "identity": self.identity, "run": vars(self.run)}
         parts["streams"] = [stream.get_state() for stream in global_streams(self.generator.device)]
@@ -209,7 +209,7 @@ class Checkpoint:
         """Go back to the saved state, if there is one.
 
         Raises:
-            ValueError: If the file is damaged, or of a run with other options or parameters; the message names them.
+            ValueError: If the file is damaged, or of a run with other options or parameters, which the message names.
         """
         if not self.file.is_file():
             return
@@ -218,7 +218,7 @@ class Checkpoint:
             if seal(content[SEAL:]) != content:
                 raise ValueError("its SHA-256 is another")
             saved = torch.load(io.BytesIO(content[SEAL:]), map_location=self.generator.device, weights_only=True)
-            # An option that came later had its default, which changes nothing.
+            # An option added later had its default, which changes nothing.
             was = self.identity | self.defaults | saved["identity"]
             differing = [
                 name for name, value in self.identity.items() if was[name] not in (value, self.older.get(name))

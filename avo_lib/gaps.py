@@ -17,27 +17,27 @@ from avo_lib.numerics import log_mean_exp, log_normal
 from avo_lib.paths import GeometricPath, LogDensity, sigmoidal_alphas
 
 BLOCK = 250
-"""Images that share one draw of noise; part of the definition of a result, so no option."""
+"""Number of images that share one draw of noise; part of the definition of a result, so not an option."""
 PILOT_CHAINS, ADAPTATIONS = 2, 3
 LEAST_STD = 1e-3
-"""Of the search's start, where all draws of a chain may agree."""
+"""Smallest standard deviation at the start of the search for a Gaussian, where all draws of a chain may agree."""
 
 
 @dataclass(frozen=True)
 class GapConfig:
-    """How to measure.
+    """How to measure the gaps.
 
     Attributes:
-        draws: For the mean of each bound.
-        steps: Of Adam, for the Gaussian of each image.
-        samples: For each of its gradients, an even number.
-        lr: Its learning rate, which falls linearly to 0.
-        chains: AIS chains for each image.
-        T: Stations of their path.
-        leapfrog_steps: Of each Hamiltonian kernel.
+        draws: Number of draws behind the mean of each bound.
+        steps: Number of Adam steps that fit each image's Gaussian.
+        samples: Number of samples behind each gradient of the Gaussian's fit, an even number.
+        lr: Adam's learning rate in the Gaussian's fit, which falls linearly to 0.
+        chains: Number of AIS chains for each image.
+        T: Number of stations on the path of the AIS chains.
+        leapfrog_steps: Number of leapfrog steps in each Hamiltonian kernel.
 
     Raises:
-        ValueError: If a number is below 1, samples are no pairs, or the learning rate is not between 0 and 1.
+        ValueError: If a number is below 1, ``samples`` is not even, or the learning rate is not between 0 and 1.
     """
 
     draws: int = 200
@@ -49,7 +49,7 @@ class GapConfig:
     leapfrog_steps: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse what measures nothing."""
+        """Refuse settings that measure nothing."""
         check_counts(self, "draws", "steps", "chains", "T", "leapfrog_steps")
         check_counts(self, "samples", least=2)
         if self.samples % 2:
@@ -60,10 +60,10 @@ class GapConfig:
 
 @dataclass(frozen=True)
 class Gaps:
-    """Three numbers of each image in nats, ``(images,)``, each a lower bound of log p(x) in expectation.
+    """Three numbers for each image in nats, ``(images,)``, each a lower bound of log p(x) in expectation.
 
     Cremer et al. 2018 (arXiv 1801.03558) call ``log_p - local`` the approximation gap, here of diagonal Gaussians, and
-    ``local - bound`` the amortisation gap. A chain is no Gaussian: its ``bound`` may lie above ``local``.
+    ``local - bound`` the amortisation gap. A chain is not a Gaussian: its ``bound`` may lie above ``local``.
 
     Attributes:
         bound: The ELBO of the model's own chain.
@@ -84,24 +84,24 @@ def measure_gaps(
     *,
     generator: torch.Generator | None = None,
 ) -> Gaps:
-    """Bound, best Gaussian and AIS of each image.
+    """Bound, best Gaussian's ELBO and log p by AIS of each image.
 
-    The model's own inference says where the search for the Gaussian begins, and no more: two models with one decoder
+    The model's own inference only says where the search for the Gaussian begins: two models with one decoder
     get one log p.
 
     Args:
-        model: Anything with ``chain(x)`` whose proposal is a :class:`Gaussian`; in evaluation mode, best without
+        model: Anything with ``chain(x)`` whose proposal is a :class:`Gaussian`; in evaluation mode, preferably without
             gradients to its parameters.
         x: Images ``(images, ...)``.
         pilot: Other images, on which the step sizes of AIS are tuned.
-        config: How to measure.
+        config: How to measure the gaps.
         generator: Source of the noise, on the images' device; by default one with a fixed seed.
 
     Returns:
         The three numbers of each image.
 
     Raises:
-        TypeError: If the proposal is no Gaussian.
+        TypeError: If the proposal is not a Gaussian.
     """
     config, generator = config or GapConfig(), generator or torch.Generator(x.device)
     kernels = _tuned(model, pilot, config, generator)
@@ -128,17 +128,17 @@ def measure_bracket(
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """What the log p of :func:`measure_gaps` misses at most, on images that the model itself has drawn.
+    """The most that the log p of :func:`measure_gaps` misses, on images that the model itself has drawn.
 
-    The same chains backwards, from the z that an image was drawn with, bound log p(x) from above (BDMC, Grosse et al.
-    2015, arXiv 1511.02543).
+    The same chains, run backwards from the z that an image was drawn with, bound log p(x) from above (BDMC, Grosse et
+    al. 2015, arXiv 1511.02543).
 
     Args:
         model: As for :func:`measure_gaps`.
         x: Images drawn from the model ``(images, ...)``.
-        z: What they were drawn with ``(images, latent)``.
+        z: Latents that these images were drawn with ``(images, latent)``.
         pilot: As for :func:`measure_gaps`.
-        config: How to measure.
+        config: How to measure the gaps.
         generator: Source of the noise, on the images' device; by default one with a fixed seed.
 
     Returns:
@@ -169,7 +169,7 @@ def fit_gaussians(log_f: LogDensity, start: Tensor, config: GapConfig, generator
 def gaussian_chain(log_f: LogDensity, lam: Tensor, kernels: list[HMC]) -> Chain:
     """The geometric path from each image's Gaussian λ to its posterior, in units of that Gaussian.
 
-    There all coordinates have about the same scale, as one step size for all of them wants it.
+    In these units all coordinates have about the same scale, as a single step size for all of them requires.
     """
     mean, log_std = lam.chunk(2, dim=-1)
     path = GeometricPath(
@@ -198,7 +198,7 @@ def _target(model: LatentVariableModel, x: Tensor) -> LogDensity:
 
 
 def _start(model: LatentVariableModel, x: Tensor, config: GapConfig, generator: torch.Generator) -> Tensor:
-    """Where the search begins: the encoder's Gaussian, or the moments at the end of its chain, wherever that is."""
+    """Start of the search: the encoder's Gaussian, or the moments at the end of the model's chain, wherever that is."""
     with torch.no_grad():
         chain = model.chain(x)
         if not isinstance(chain.proposal, Gaussian):

@@ -31,13 +31,13 @@ class TrainConfig:
     """How to train: the objective and the optimiser.
 
     Attributes:
-        epochs: Passes through the training images.
-        batch_size: Images in a mini-batch.
+        epochs: Number of passes through the training images.
+        batch_size: Number of images in a mini-batch.
         lr: Adam's learning rate.
-        lr_drop: Factor on it for the last fifth of the epochs.
-        objective: What is maximised.
+        lr_drop: Factor on the learning rate for the last fifth of the epochs.
+        objective: Objective that is maximised.
         beta: Schedule of the Kullback-Leibler part's weight, by step.
-        patience: Stop after so many epochs at beta = 1 without a better validation bound; None never stops.
+        patience: Stop after this many epochs at beta = 1 without a better validation bound; None never stops early.
 
     Raises:
         ValueError: If a number is not positive, or patience comes with a beta that does not end at 1.
@@ -52,7 +52,7 @@ class TrainConfig:
     patience: int | None = None
 
     def described(self) -> dict[str, Any]:
-        """The settings as plain values, for results; the objective with what it was made with."""
+        """The settings as plain values, for results; the objective comes with what it was made with."""
         objective = plainly(self.objective)
         name = getattr(objective, "__qualname__", type(objective).__name__)  # a function has its own
         return {item.name: plain(getattr(self, item.name)) for item in fields(self)} | {
@@ -61,7 +61,7 @@ class TrainConfig:
         }
 
     def __post_init__(self) -> None:
-        """Take numpy's numbers for Python's, and refuse what cannot be trained."""
+        """Turn numpy's numbers into Python's, and refuse what cannot be trained."""
         for item in fields(self):
             if isinstance(value := getattr(self, item.name), np.generic):
                 object.__setattr__(self, item.name, value.item())
@@ -87,25 +87,25 @@ def fit(
 
     With a folder the run is checkpointed (at every epoch, and at least every minute) and logged to ``log.json``. The
     same call with the same folder goes on where it stopped, and ends bit-identical to a run never interrupted. Torch's
-    global streams, of which dropout draws, are seeded for the run and given back.
+    global random streams, from which dropout draws, are seeded for the run and then restored.
 
     Args:
         model: Any module with ``chain(x)``; trained in place, left in evaluation mode. Its parameters alone learn: a
-            ``log_z`` of the objective that is not registered with the model stays where it is.
+            ``log_z`` of the objective that is not registered with the model stays as it is.
         data: Training and validation data.
         config: How to train.
-        seed: Of the order, the noise, the coin and dropout; the model's own initialisation is the caller's.
-        folder: For the checkpoint and the log; None keeps nothing.
+        seed: Seed of the order, the noise, the coin and dropout; the model's own initialisation is left to the caller.
+        folder: Folder for the checkpoint and the log; None keeps nothing.
         device: Torch device; by default a GPU if there is one.
-        checkpoint_seconds: Time between checkpoints inside an epoch.
+        checkpoint_seconds: Time in seconds between checkpoints within an epoch.
 
     Returns:
-        The finished run, with its learning curve, best epoch and its validation bound, seconds.
+        The finished run, with its learning curve, its best epoch and that epoch's validation bound, and its seconds.
 
     Raises:
         FloatingPointError: If the objective is not finite; the last checkpoint stays.
-        ValueError: If images are too few, the model refuses the data, the folder holds a run of another configuration
-            or other data, or a last batch of one meets batch norm.
+        ValueError: If there are too few images, the model refuses the data, the folder holds a run with another
+            configuration or other data, or a last batch of one image meets batch norm.
         TypeError: If the model has no ``chain``.
         OSError: If the folder cannot be written to.
     """
@@ -152,12 +152,12 @@ def _fit(
         checkpoint = Checkpoint(folder, model, optimiser, generator, run, configs, **what)
         checkpoint.restore()
     train, valid = data.train.to(place), data.valid.to(place)
-    if run.step == 0:  # a folder of data that are refused would not take the mended ones
+    if run.step == 0:  # a folder once used with refused data would not take the mended ones
         for part in [valid] if data.dynamic else [valid, train]:
             for x in part.split(1000):
                 _try(model, x)
         for stream in global_streams(place):
-            stream.manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)  # not what the generator draws
+            stream.manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)  # other numbers than the generator draws
     if checkpoint:
         checkpoint.save()  # an unwritable folder fails now, not in an hour
     batches = math.ceil(len(train) / config.batch_size)
@@ -215,7 +215,7 @@ def _check_finite(what: str, value: float, run: Progress, folder: Path | None) -
 def _finish_epoch(
     model: Any, run: Progress, config: TrainConfig, images: int, valid: Tensor, seed: int, folder: Path | None
 ) -> None:
-    """Validate with the same noise every time, note the epoch, keep the best."""
+    """Validate with the same noise every time, record the epoch, and keep the best."""
     model.eval()
     bound, _ = average_bound(model, valid, generator=torch.Generator(valid.device).manual_seed(seed))
     _check_finite("validation bound", bound.value, run, folder)
