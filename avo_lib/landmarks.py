@@ -14,16 +14,16 @@ from torch import Tensor
 from avo_lib.numerics import check_size, log_normal, sum_last, symmetric_axis
 from avo_lib.targets import GaussianMixture, Target
 
-AXIS = symmetric_axis(4.0, 16_001, dtype=torch.float64)  # of a double well, for its integral and its draws
+AXIS = symmetric_axis(4.0, 16_001, dtype=torch.float64)  # grid for a double well's integral and draws
 
 
 def ring_of_gaussians(modes: int = 8, radius: float = 10.0, variance: float = 0.5) -> Target:
     """A sum of normalised Gaussians on a circle, so that Z is their number (Zimmermann et al. 2021, arXiv 2106.11302).
 
     Args:
-        modes: How many, at equal distances; the first lies on the positive z1 axis.
-        radius: Of the circle.
-        variance: Of each along each axis.
+        modes: Number of Gaussians, at equal distances; the first lies on the positive z1 axis.
+        radius: Radius of the circle.
+        variance: Variance of each Gaussian along each axis.
 
     Raises:
         ValueError: If there is no mode, or a length is not positive.
@@ -46,8 +46,8 @@ def funnel(dim: int = 10, std: float = 3.0) -> Target:
     Papers differ in s: 3 in Neal's and here, 1 in others.
 
     Args:
-        dim: v and the x together, at least 2.
-        std: s, positive.
+        dim: Number of coordinates, v and the x together, at least 2.
+        std: Standard deviation s of v, positive.
 
     Raises:
         ValueError: If there is no x, or s is not positive.
@@ -79,13 +79,13 @@ def many_well(dim: int = 6) -> Target:
 
     Each pair has two modes, near x = −1.7 and x = 1.8, of which the right one holds 84 % of the mass: with 6
     coordinates there are 8 modes (Noé et al. 2019; Midgley et al. 2023, arXiv 2208.01893). The draws of x come from a
-    table of 16,001 points of its distribution function, between which it is linear.
+    table of 16,001 points of its distribution function, taken as linear between them.
 
     Args:
         dim: Twice the number of pairs.
 
     Raises:
-        ValueError: If it is odd or less than 2.
+        ValueError: If ``dim`` is odd or less than 2.
 
     >>> round(many_well().log_z, 4), round(many_well(32).log_z, 4)
     (30.8804, 164.6957)
@@ -112,14 +112,14 @@ def many_well(dim: int = 6) -> Target:
 
 
 LANDMARKS: dict[str, Callable[[], Target]] = {"ring": ring_of_gaussians, "many-well": many_well, "funnel": funnel}
-"""The three, by the names that experiments call them."""
+"""The three landmarks, under the names by which experiments call them."""
 
 
 def regions(name: str, z: Tensor) -> tuple[Tensor, Tensor]:
     """Eight regions that cover a landmark, with their exact shares: modes, wells, or eighths of the funnel's axis.
 
     Args:
-        name: Of :data:`LANDMARKS`, in its own size.
+        name: A name from :data:`LANDMARKS`; the landmark has its default size.
         z: Points ``(..., dim)``.
 
     Returns:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from avo_lib.numerics import check_size, log_normal, quadrature_log_z, sum_last
 
-TINY = 1e-30  # under a root: its slope at 0 is infinite
+TINY = 1e-30  # least value under a root, whose slope at 0 is infinite
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Target:
     """An unnormalised density, here on the plane unless ``dim`` says otherwise, with its exact log Z.
 
     Attributes:
-        name: For titles and messages.
+        name: Name for titles and messages.
         log_density: Log f in nats, ``(..., dim)`` to ``(...)``; points of another size are refused.
         log_z: Log of the integral of f, in nats.
-        sampler: Draws ``(n, dim)`` exact samples, where a sampler exists.
+        sampler: Function that draws ``(n, dim)`` exact samples, where one exists.
         dim: Number of coordinates.
     """
 
@@ -38,7 +38,7 @@ class Target:
     dim: int = 2
 
     def __post_init__(self) -> None:
-        """Log f of points of another size would be that of another target than log Z."""
+        """Refuse points of another size in log f, which there would belong to another target than log Z."""
         object.__setattr__(self, "log_density", partial(_of_size, self.name, self.dim, self.log_density))
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -62,7 +62,7 @@ class GaussianMixture:
     """A mixture of isotropic Gaussians on the plane, normalised (log Z = 0).
 
     Attributes:
-        weights: Positive, summing to 1, or a ValueError.
+        weights: Weights of the components, positive and summing to 1, or a ValueError.
         means: One centre ``(z1, z2)`` for each component, or a ValueError.
         std: Standard deviation of every component along each axis; a ValueError unless positive and finite.
 
@@ -77,7 +77,7 @@ class GaussianMixture:
     log_z: float = 0.0
 
     def __post_init__(self) -> None:
-        """Weights must be a distribution over the means."""
+        """Check that the weights are a distribution over the means."""
         fit = len(self.weights) == len(self.means) > 0 and all(len(mean) == 2 for mean in self.means)
         if not (fit and min(self.weights) > 0 and abs(sum(self.weights) - 1) <= 1e-9 and 0 < self.std < math.inf):
             raise ValueError(f"need means (z1, z2), one positive weight each, summing to 1, and std > 0; got {self}")
@@ -86,7 +86,7 @@ class GaussianMixture:
         """Log density in nats, ``(..., 2)`` to ``(...)``."""
         # Components on a leading axis, coordinates apart: a sum over a tiny trailing axis is several times slower.
         along = (-1, *[1] * (check_size("a mixture", z, 2).dim() - 1))
-        z = z if z.is_floating_point() else z.to(torch.get_default_dtype())  # means would be cut to whole numbers
+        z = z if z.is_floating_point() else z.to(torch.get_default_dtype())  # else means would be cut to whole numbers
         m1, m2 = (z.new_tensor([mean[i] for mean in self.means]).reshape(along) for i in (0, 1))
         log_w = z.new_tensor([math.log(w / (2 * math.pi * self.std**2)) for w in self.weights]).reshape(along)
         squares = (z[..., 0] - m1).square() + (z[..., 1] - m2).square()
@@ -155,12 +155,12 @@ def energy(name: str, variant: str = "released") -> Target:
     r"""One of the six energies of Huang et al. 2018 (arXiv 1809.01818, Table 2), as log f.
 
     The authors' released code, from which their figures come, differs from the printed table in two: b has the radius
-    :math:`\sqrt{\|z\|^2/2}` for :math:`\|z\|/2`, and d has its modes at distance 2.5 with variance 0.375 and a log Z
+    :math:`\sqrt{\|z\|^2/2}`, not :math:`\|z\|/2`, and d has its modes at distance 2.5 with variance 0.375 and a log Z
     of 2.5 − log 4. Where a closed form of log Z exists (c to f) it is used; a and b are integrated numerically.
 
     Args:
         name: One of ``"a"`` to ``"f"``.
-        variant: ``"released"`` or ``"paper"``; the same for a, c, e and f.
+        variant: ``"released"`` or ``"paper"``; both are the same for a, c, e and f.
 
     Returns:
         The target, with an exact sampler for d, e and f.
@@ -200,7 +200,7 @@ class LinearGaussian:
     Args:
         weight: W, ``(data_dim, dim)``.
         bias: b, ``(data_dim,)``.
-        noise_std: s; a ValueError if it is not positive, or W and b do not fit.
+        noise_std: Standard deviation s of the noise; a ValueError if it is not positive, or if W and b do not fit.
 
     >>> model = LinearGaussian(torch.eye(2), torch.zeros(2), 1.0)
     >>> mean, covariance = model.posterior(torch.tensor([2.0, 0.0]))
@@ -223,7 +223,7 @@ class LinearGaussian:
         return log_normal(x, z @ self.weight.T + self.bias, self.noise_std)
 
     def posterior(self, x: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Mean ``(..., dim)``, covariance ``(dim, dim)`` of p(z) p(x|z)^alpha, normalised; alpha < 0: ValueError."""
+        """Mean ``(..., dim)``, covariance ``(dim, dim)`` of normalised p(z) p(x|z)^alpha; a ValueError if alpha < 0."""
         if not alpha >= 0:
             raise ValueError(f"alpha must be at least 0, where the integral of p(z) p(x|z)^alpha exists, not {alpha}")
         offset = check_size("the model", x, len(self.bias)) - self.bias
