@@ -1,10 +1,10 @@
 r"""Balance as an objective: weights that do not vary, on trajectories that may come from anywhere.
 
 Where forward and reverse kernels are in detailed balance with the targets, :math:`f_{t-1} q_t \propto f_t r_t`, every
-:math:`\log v_t` is a constant, :math:`\log Z_t - \log Z_{t-1}`. The objectives here ask for this by squares. Their
-gradient takes the points as constants, so any :class:`Behaviour` may draw them. If the chain itself draws them, the
-forward kernels get beta times the expected gradient of AVO or of the ELBO, and the reverse kernels another. A decoder
-does not learn, unless kernels such as :class:`avo_lib.kernels.Langevin` take their drift from it.
+:math:`\log v_t` is a constant, :math:`\log Z_t - \log Z_{t-1}`. The objectives here penalise squared
+deviations from it. Their gradient takes the points as constants, so any :class:`Behaviour` may draw them. If the chain
+itself draws them, the forward kernels get beta times the expected gradient of AVO or of the ELBO, the reverse kernels
+another. A decoder does not learn, unless kernels such as :class:`avo_lib.kernels.Langevin` take their drift from it.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def log_variance(log_w: Tensor, dim: int = 0) -> Tensor:
         dim: The axis of the K samples.
 
     Returns:
-        The shape of ``log_w`` without ``dim``, in nats².
+        Minus half the variance in nats², shaped as ``log_w`` without ``dim``.
 
     Raises:
         ValueError: If K is below 2.
@@ -200,7 +200,7 @@ class DetailedBalance:
 class TrajectoryBalance:
     r"""Balance of the whole trajectory, :math:`-\frac12(\log w - \log Z)^2` (Malkin et al. 2022, arXiv 2201.13259).
 
-    Proposal, encoder and kernels learn, ``log_z`` if the optimiser has it; the decoder does not (but see the module).
+    Proposal, encoder, kernels and, if the optimiser has it, ``log_z`` learn; the decoder does not (but see the module).
 
     Attributes:
         log_z: Log Z in nats, ``()`` or one for each datum, ``(images,)``: known, or a parameter. Else a ValueError.

@@ -43,8 +43,8 @@ class Gaussian:
     """A diagonal Gaussian proposal.
 
     Attributes:
-        mean: Mean ``(..., dim)``; an integer tensor raises a ValueError, because draws are not whole.
-        std: Standard deviation ``(..., dim)``; a ValueError if both mean and std are of shape ``()``.
+        mean: Mean ``(..., dim)``; an integer tensor raises a ValueError, because draws are not whole numbers.
+        std: Standard deviation ``(..., dim)``; a ValueError if mean and std are both ``()``, without a last axis.
 
     >>> z, log_q = Gaussian(torch.zeros(3, 2), torch.ones(3, 2)).sample((5,))
     >>> z.shape, log_q.shape
@@ -78,10 +78,10 @@ class Drawn:
     """Any distribution as a proposal: one of ``torch.distributions``, a normalising flow, or your own.
 
     Attributes:
-        distribution: An object with ``rsample`` or ``sample``, and a ``log_prob`` that sums over the last axis of a
-            draw; wrap independent coordinates in ``torch.distributions.Independent``. Its draws come from the global
-            random state: a generator (the first of several) seeds only the CPU's, and only while drawing. Without
-            ``rsample``, neither the draws nor their log density carry a gradient: use :mod:`avo_lib.balance`.
+        distribution: An object with ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw;
+            wrap a distribution of independent coordinates in ``torch.distributions.Independent``. Its draws come from
+            the global random state: a generator (the first of several) seeds only the CPU's, and only for the draw.
+            Without ``rsample`` neither the draws nor their log density carry a gradient: use :mod:`avo_lib.balance`.
 
     >>> from torch.distributions import MultivariateNormal
     >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))
@@ -133,7 +133,7 @@ class Trajectory:
         The f_t between the ends cancel: :math:`\log w = \log f_T(z_T) - \log q_0(z_0) + \sum_t \log r_t/q_t`.
 
         Args:
-            beta: Weight of the Kullback-Leibler part; a bound only if it is 1, or for a model (not an energy) >= 1.
+            beta: Weight of the Kullback-Leibler part; a bound only for beta = 1, or for a model (not an energy) >= 1.
 
         Returns:
             Log weights in nats, ``(...)``.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from avo_lib.files import write_atomically
 
 SEAL = hashlib.sha256().digest_size
-MANY = 1000  # a tensor in a setting with more numbers than this is told by its digest
+MANY = 1000  # in a setting, a tensor with more numbers than this is told by its digest
 
 
 @dataclass
@@ -116,7 +116,7 @@ def numbers(array: Any) -> Any:
 
 @recursive_repr("...")
 def by_value(setting: Any) -> str:
-    """A string that tells a setting from another, whatever types they are written in.
+    """A string that tells a setting from another by value, whatever types they are written in.
 
     A callable object is represented by what it was made with (:func:`settings`), not by what its code does.
 

@@ -1,4 +1,4 @@
-"""What every configuration refuses at once: numbers that count nothing, and rates and lengths that are none."""
+"""What every configuration refuses at once: numbers that cannot be counts, values that cannot be rates or lengths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least ``least`` as Python's own, or a ValueError that tells its name.
+    """A whole number of at least ``least`` as a Python ``int``, or a ValueError that gives its name.
 
     >>> check_count("T", 5.0)
     Traceback (most recent call last):
@@ -25,15 +25,15 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_counts(config: Any, *names: str, least: int = 1) -> None:
-    """Refuse what is no whole number, or too small; whole numbers of numpy and torch become Python's.
+    """Refuse fields that are not whole numbers, or too small; whole numbers of numpy and torch become Python's.
 
     Args:
         config: A dataclass, frozen or not.
-        names: Fields of it that count something.
+        names: Names of the fields that count something.
         least: The smallest number allowed.
 
     Raises:
-        ValueError: If one of them is no whole number of at least ``least``; the message names it.
+        ValueError: If one of them is not a whole number of at least ``least``; the message names it.
 
     >>> from types import SimpleNamespace
     >>> check_counts(SimpleNamespace(steps=2.5), "steps")
@@ -46,11 +46,11 @@ def check_counts(config: Any, *names: str, least: int = 1) -> None:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Refuse what is not positive and finite: rates, step sizes, deviations.
+    """Refuse fields that are not positive and finite: rates, step sizes, deviations.
 
     Args:
         config: A dataclass.
-        names: Fields of it.
+        names: Names of the fields that must be positive.
 
     Raises:
         ValueError: If one of them is not positive and finite; the message names it.

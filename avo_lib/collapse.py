@@ -30,10 +30,10 @@ def kl_per_unit(proposal: Gaussian) -> Tensor:
     r"""KL of each unit's Gaussian from its standard normal prior, :math:`\frac12(\mu^2+\sigma^2-1)-\log\sigma`.
 
     Both factorise over units, so for a plain VAE the sum over units is the KL part of the ELBO, without noise. For a
-    model with kernels it is that of :math:`q_0` alone, which no longer is the approximate posterior.
+    model with kernels it is that of :math:`q_0` alone, which is then no longer the approximate posterior.
 
     Args:
-        proposal: Mean and standard deviation ``(..., dim)``.
+        proposal: Gaussian with mean and standard deviation ``(..., dim)``.
 
     Returns:
         Divergences in nats, ``(..., dim)``; average them over images.
@@ -80,7 +80,7 @@ def active_units(mean: Tensor, other: Tensor | None = None, *, threshold: float 
     Args:
         mean: As for :func:`activity`.
         other: As for :func:`activity`.
-        threshold: In squared units of z; the count depends on it, so report it.
+        threshold: Threshold in squared units of z; the count depends on it, so report it.
 
     Returns:
         Booleans ``(dim,)``; their sum is the number of active units.
@@ -94,18 +94,18 @@ def active_units(mean: Tensor, other: Tensor | None = None, *, threshold: float 
 
 
 def mutual_information(proposal: Gaussian, *, rows: int = 200, generator: Noise = None) -> Bracket:
-    r"""Information I(x; z) between an image and its code, from one draw :math:`z_n \sim q_0(z\mid x_n)` an image.
+    r"""Information I(x; z) between an image and its code, from one draw :math:`z_n \sim q_0(z\mid x_n)` per image.
 
     The aggregate posterior becomes a mean over the N images at hand, :math:`E\log q_0(z_n\mid x_n)/\hat q(z_n)`. With
     image n itself in that mean, the expectation is at most I, and no value exceeds log N, up to rounding; without it,
-    it is at least I (Poole et al. 2019, arXiv 1905.06922). For information about *which of these N images* was encoded,
-    the index code of Hoffman & Johnson (2016), the first estimate is unbiased. When codes hardly overlap it says log N,
-    whatever I is, and the second says nothing; :func:`kl_per_unit`, summed and averaged, then bounds I better from
-    above.
+    the expectation is at least I (Poole et al. 2019, arXiv 1905.06922). For information about *which of these N images*
+    was encoded, the index code of Hoffman & Johnson (2016), the first estimate is unbiased. When codes hardly overlap,
+    the first says log N, whatever I is, and the second says nothing; :func:`kl_per_unit`, summed and averaged, then
+    bounds I better from above.
 
     Args:
-        proposal: Mean and standard deviation ``(images, dim)`` for independent images; slice ``dim`` for one unit.
-        rows: Images whose draws are compared with all others at a time; memory only.
+        proposal: Gaussian with mean and std ``(images, dim)``, for independent images; slice ``dim`` for one unit.
+        rows: Number of images whose draws are compared with all others at a time; affects memory only.
         generator: Source of the noise.
 
     Returns:

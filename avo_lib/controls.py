@@ -1,4 +1,4 @@
-"""Controls for AVO: objectives that share one of its side effects and have no annealed targets."""
+"""Controls for AVO: objectives that share one of its side effects but have no annealed targets."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Held:
         return z.detach(), log_q.detach()
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density in nats; of points from elsewhere, from which the proposal does learn."""
+        """Log density in nats of points from elsewhere, from which the proposal does learn."""
         return self.proposal.log_prob(z)
 
 
 @dataclass(frozen=True)
 class RestingEncoder:
-    """The ELBO, of which a random share of the steps leaves the encoder alone: a placebo for AVO.
+    """The ELBO, with a random share of steps that leave the encoder alone: a placebo for AVO.
 
     AVO's steps do not train the encoder either; what it loses by that alone is not the merit of annealed targets. Only
-    through a prior that it makes, of pseudo-inputs, does it learn in these steps too, as under AVO.
+    through a prior that it makes, from pseudo-inputs, does the encoder learn in these steps too, as under AVO.
 
     Attributes:
         share: Probability that a mini-batch holds proposal and features constant.
@@ -45,7 +45,7 @@ class RestingEncoder:
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse a share that is no probability."""
+        """Refuse a share that is not a probability."""
         check_share(self.share)
 
     def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
@@ -68,14 +68,14 @@ class NoisyEncoder:
         flips: Probability that a binary pixel is flipped.
 
     Raises:
-        ValueError: If there is no noise, or the flips are no probability below 1.
+        ValueError: If there is no noise, or ``flips`` is not a probability below 1.
     """
 
     std: float = 0.0
     flips: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse noise that is none."""
+        """Refuse noise that is absent or impossible."""
         if not (0 <= self.std < math.inf and 0 <= self.flips < 1 and self.std + self.flips > 0):
             raise ValueError(f"need a finite std >= 0 and 0 <= flips < 1, not both 0, got {self.std} and {self.flips}")
 

@@ -17,7 +17,7 @@ class Counted:
 
     Attributes:
         values: Points at which log f was evaluated.
-        gradients: Points at which its gradient was taken. To differentiate through a gradient, as training does, may
+        gradients: Points at which its gradient was taken. Differentiating through a gradient, as training does, may
             count again.
 
     >>> import torch

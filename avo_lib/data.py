@@ -13,16 +13,16 @@ from avo_lib.numerics import traced
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a model is trained on, chosen by and judged by.
+    """The data that a model is trained on, chosen by and judged by.
 
     Attributes:
-        train: ``(images, ...)``, floating-point numbers; grey pixels in [0, 1] if ``dynamic``.
-        valid: The same for validation, never binarised: binary already where the likelihood is of binary pixels.
-        test: Like ``valid``, for the last word, or None.
-        dynamic: Whether training data are probabilities, of which every visit draws binary pixels anew.
+        train: Training data ``(images, ...)``, floating-point numbers; grey pixels in [0, 1] if ``dynamic``.
+        valid: The same for validation, never binarised: already binary where the likelihood is that of binary pixels.
+        test: Test data like ``valid``, for the last word, or None.
+        dynamic: Whether training data are probabilities, from which every visit draws binary pixels anew.
 
     Raises:
-        ValueError: If shapes or types differ, a number is not finite, or a probability is none.
+        ValueError: If shapes or types differ, a number is not finite, or a probability is not in [0, 1].
 
     >>> data = Dataset(train=torch.rand(50, 64), valid=torch.rand(10, 64).round(), dynamic=True)
     >>> len(data.first(5).train)
@@ -35,7 +35,7 @@ class Dataset:
     dynamic: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no model can be trained on, before an hour has passed."""
+        """Refuse data that no model can be trained on, before an hour has passed."""
         for name, part in self._parts().items():
             if not part.is_floating_point() or part.dim() < 2:
                 raise ValueError(
@@ -69,7 +69,7 @@ class Dataset:
         """The first n of each set, or all of a validation or test set that has fewer.
 
         Raises:
-            ValueError: If n is no whole number of at least 1, or there are fewer training images.
+            ValueError: If n is not a whole number of at least 1, or there are fewer training images.
         """
         if check_count("n", n) > len(self.train):
             raise ValueError(f"there are {len(self.train)} training images: take no more of them, not {n}")
@@ -80,7 +80,7 @@ def binarise(grey: Tensor, *, generator: torch.Generator | None = None) -> Tenso
     """Draw each pixel as a Bernoulli outcome with its grey value as probability.
 
     Raises:
-        ValueError: If a value is not in [0, 1], or they are not floating-point numbers.
+        ValueError: If a value is not in [0, 1], or the values are not floating-point numbers.
 
     >>> binarise(torch.tensor([0.0, 1.0])).tolist()
     [0.0, 1.0]

@@ -66,14 +66,14 @@ class Bracket:
         upper: Bound from above.
 
     Raises:
-        ValueError: If a side is a bound from the other.
+        ValueError: If the lower bound is a bound from above, or the upper bound one from below.
     """
 
     lower: Estimate
     upper: Estimate
 
     def __post_init__(self) -> None:
-        """Refuse bounds of the wrong side."""
+        """Refuse a bound from the wrong side."""
         if self.lower.kind == "upper" or self.upper.kind == "lower":
             raise ValueError(f"need a lower and an upper bound, in this order, not {self.lower} and {self.upper}")
 
@@ -84,7 +84,7 @@ class Bracket:
 
 
 def check_enough(number: int, what: str = "draws", least: int = 2) -> None:
-    """Refuse too few draws for a standard error; ask before what is costly.
+    """Refuse too few draws for a standard error; call this before anything costly.
 
     Raises:
         ValueError: If there are fewer than ``least``.
@@ -98,7 +98,7 @@ def mean(samples: Tensor, kind: Kind) -> Estimate:
 
     Args:
         samples: Independent draws of any shape, at least two.
-        kind: What the expectation of a draw is to the quantity.
+        kind: How the expectation of a draw relates to the quantity.
 
     Returns:
         The estimate.
@@ -114,11 +114,11 @@ def log_mean(log_w: Tensor, kind: Kind = "lower") -> Estimate:
     r"""The log of the mean of weights, :math:`\log\frac1K\sum_k w_k`, with the delta-method standard error.
 
     By Jensen's inequality its expectation is at most :math:`\log E w`: a lower bound, closer as K grows.
-    Over several data it is their average, with the standard error of a mean over data.
+    For several data the estimate is an average over them, with the standard error of a mean over data.
 
     Args:
-        log_w: K independent log weights in nats, ``(K,)``, or of each datum, ``(K, ...)``.
-        kind: The direction; ``"lower"`` unless the caller knows better.
+        log_w: K independent log weights in nats, ``(K,)``, or K for each datum, ``(K, ...)``.
+        kind: Direction of the estimate; ``"lower"`` unless the caller knows better.
 
     Returns:
         The estimate in nats.
@@ -154,7 +154,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
         The estimate in nats, which is no bound; its bias is of the order of the squared standard error.
 
     Raises:
-        ValueError: If either side has fewer than two weights, is no vector or not finite.
+        ValueError: If either side has fewer than two weights, is not a vector or is not finite.
 
     >>> print(bennett(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0])))
     1.00 ± 0.35 (exact)
@@ -166,7 +166,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
     m = math.log(len(forward) / len(reverse))
     both = torch.cat([forward, reverse])
     low, high = both.min().item() - abs(m) - 40, both.max().item() + abs(m) + 40
-    for _ in range(100):  # the difference of the two sums falls in log Z
+    for _ in range(100):  # the difference of the two sums falls as log Z rises
         middle = 0.5 * (low + high)
         excess = (forward - middle - m).sigmoid().sum() - (middle + m - reverse).sigmoid().sum()
         low, high = (middle, high) if excess > 0 else (low, middle)

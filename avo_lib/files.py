@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 _ABOVE = Path(__file__).resolve().parent.parent
-CLONE = _ABOVE if (_ABOVE / "pyproject.toml").is_file() else None  # none if avo_lib was installed without one
+CLONE = _ABOVE if (_ABOVE / "pyproject.toml").is_file() else None  # None if avo_lib was installed without one
 ABANDONED = 3600.0  # seconds after which nobody is still writing a file
 
 
@@ -22,7 +22,7 @@ def repository(name: str) -> Path:
         name: Its path from the repository's root, e.g. ``"results"``.
 
     Raises:
-        FileNotFoundError: If it is not there, or ``avo_lib`` is not that of a clone; the message says what is needed.
+        FileNotFoundError: If it is not there, or ``avo_lib`` is not from a clone; the message says what is needed.
 
     >>> repository("results").is_absolute()
     True
@@ -41,8 +41,8 @@ def write_atomically(file: Path, content: bytes) -> None:
     """Write under a temporary name in the same folder, then rename: readers see the old file or the new one.
 
     Args:
-        file: Where to write; its folder is made if need be. What writes that were killed an hour ago or earlier have
-            left of it is removed.
+        file: Where to write; its folder is made if need be. What is left of writes to it that were killed an hour
+            ago or earlier is removed.
         content: What to write.
 
     Raises:
@@ -56,7 +56,7 @@ def write_atomically(file: Path, content: bytes) -> None:
                 if left.stat().st_mtime < time.time() - ABANDONED:
                     left.unlink()
         try:
-            with temporary.open("xb") as stream:  # for whom the umask says: tempfile's are private
+            with temporary.open("xb") as stream:  # readable for whom the umask says: tempfile's are private
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -68,7 +68,7 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 
 def ensure_writable(folder: Path) -> None:
-    """Make a folder if need be and try it, before there is an hour's work to lose.
+    """Make a folder if need be and try to write to it, before there is an hour's work to lose.
 
     Raises:
         OSError: If nothing can be written there; the message says why.

@@ -22,7 +22,7 @@ def with_momentum(chain: Chain) -> Chain:
     """The chain on pairs (z, p), side by side on the last axis, with p ~ N(0, I) in the proposal and every target.
 
     Args:
-        chain: With kernels for pairs, such as :class:`avo_lib.kernels.Underdamped`, and else as without momentum.
+        chain: A chain as without momentum, but with kernels for pairs, such as :class:`avo_lib.kernels.Underdamped`.
 
     Returns:
         A chain with the same log Z_t, and points ``(..., 2 * dim)``.
@@ -40,7 +40,7 @@ def with_momentum(chain: Chain) -> Chain:
 
 
 def add_momentum(z: Tensor, *, generator: Noise = None) -> Tensor:
-    """Points ``(..., dim)`` with a fresh momentum ``(..., 2 * dim)``, as a chain backwards from exact draws needs them.
+    """Points ``(..., dim)`` with a fresh momentum ``(..., 2 * dim)``, as reverse chains from exact draws need them.
 
     >>> add_momentum(torch.zeros(5, 2)).shape
     torch.Size([5, 4])
@@ -68,7 +68,7 @@ class _Path:
 
     @property
     def alphas(self) -> Tensor:
-        """Of the path as it is now: it may learn."""
+        """Exponents of the path as it is now: it may learn."""
         return self.path.alphas
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:

@@ -16,15 +16,15 @@ Noise = torch.Generator | Sequence[torch.Generator] | None
 
 
 def traced() -> bool:
-    """Whether what runs is being compiled or captured in a CUDA graph: then no check may look at a number."""
+    """Whether the running code is being compiled or captured in a CUDA graph: then no check may look at a number."""
     return torch.compiler.is_compiling() or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
 
 
 def standard_normal(like: Tensor, generator: Noise = None) -> Tensor:
     """Standard normal noise with the shape, type and device of ``like``.
 
-    With a sequence of generators, generator i draws the noise of datum i (axis -2 of ``like``). What a datum
-    gets then does not depend on which others it is evaluated with.
+    With a sequence of generators, generator i draws the noise of datum i (axis -2 of ``like``). The noise
+    of a datum then does not depend on which others it is evaluated with.
 
     Args:
         like: A tensor ``(..., dim)``; with a sequence, ``(..., len(generator), dim)``.
@@ -110,7 +110,7 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
-    """Refuse log densities of other axes than the points': ``(n, 1)`` and ``(n,)`` broadcast to ``(n, n)``, in silence.
+    """Refuse log densities with other axes than the points': ``(n, 1)`` and ``(n,)`` silently broadcast to ``(n, n)``.
 
     Args:
         what: Where the value comes from, for the message.
@@ -121,7 +121,7 @@ def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
         ``value``.
 
     Raises:
-        ValueError: If ``value`` has not the axes of ``z`` but the last; where they have one entry it may have more.
+        ValueError: If ``value`` has other axes than ``z`` but the last; where these have one entry it may have more.
     """
     axes = z.shape[:-1]
     if value.dim() != z.dim() - 1 or (
@@ -135,12 +135,12 @@ def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
 
 
 def check_size(what: str, z: Tensor, dim: int) -> Tensor:
-    """Refuse points of another size, of which a formula would take some coordinates or repeat one, in silence.
+    """Refuse points of another size, of which a formula would silently take some coordinates or repeat one.
 
     Args:
         what: What takes the points, for the message.
         z: The points.
-        dim: How many coordinates they must have.
+        dim: Number of coordinates that the points must have.
 
     Returns:
         ``z``.
@@ -154,10 +154,10 @@ def check_size(what: str, z: Tensor, dim: int) -> Tensor:
 
 
 def check_binary(x: Tensor) -> None:
-    """Refuse grey pixels: a Bernoulli likelihood of them is no likelihood, and its nats compare with nothing.
+    """Refuse grey pixels: a Bernoulli likelihood of them is not a likelihood, and its nats compare with nothing.
 
     Raises:
-        ValueError: If any entry is neither 0 nor 1, or they are not floating-point numbers.
+        ValueError: If any entry is neither 0 nor 1, or the entries are not floating-point numbers.
     """
     if not x.is_floating_point():
         raise ValueError(f"pixels must be floating-point numbers, not {x.dtype}: use x.float()")
@@ -177,7 +177,7 @@ def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
         dim: The axis of the K samples.
 
     Returns:
-        ``log_w`` without ``dim``, in nats.
+        The log of the mean in nats, shaped as ``log_w`` without ``dim``.
 
     Raises:
         ValueError: If there are no weights, K = 0.
@@ -198,12 +198,12 @@ def effective_sample_size(log_w: Tensor, dim: int = 0) -> Tensor:
         dim: The axis of the K samples.
 
     Returns:
-        ``log_w`` without ``dim``; a number of samples, not a share.
+        The effective sample size, shaped as ``log_w`` without ``dim``: a number of samples, not a share.
 
     >>> round(effective_sample_size(torch.zeros(5)).item(), 3)
     5.0
     """
-    log_w = log_w.double()  # log weights of -1e5 leave single precision no digit behind the point
+    log_w = log_w.double()  # log weights of -1e5 leave single precision no digit after the point
     log_w = log_w - log_w.amax(dim, keepdim=True).clamp(min=-1e300)
     return (2 * log_w.logsumexp(dim) - (2 * log_w).logsumexp(dim)).exp()
 
@@ -211,7 +211,7 @@ def effective_sample_size(log_w: Tensor, dim: int = 0) -> Tensor:
 def symmetric_axis(box: float, points: int, *, dtype: torch.dtype | None = None) -> Tensor:
     """Equally spaced points from −box to box, ``(points,)``, each with its exact mirror image.
 
-    ``torch.linspace`` has them only on some processors. What is counted on either side of zero must not hang on that.
+    ``torch.linspace`` has these only on some processors. Counts on either side of zero must not depend on that.
 
     >>> symmetric_axis(4.0, 81)[40].item()
     0.0

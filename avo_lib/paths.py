@@ -110,7 +110,7 @@ class AmortisedPath:
 
     With beta = 1 this is the geometric path from the prior to the joint density p(z) p(x|z). The model learns from the
     *last* target alone: from the broad samples of the others (``log_likelihood_frozen``) it would learn to blur.
-    Through kernels that move along the gradient of f_t it does learn from every target.
+    Through kernels that move along the gradient of f_t it does learn, and from every target.
 
     Args:
         log_prior: Log p(z).

@@ -33,13 +33,14 @@ class _WithoutScore:
 
 
 def without_score(chain: Chain) -> Chain:
-    """The same chain, whose proposal is differentiated through its draws alone.
+    """The same chain, with a proposal that is differentiated through its draws alone.
 
     Args:
-        chain: With a Gaussian proposal and no kernels; the score of a learned reverse kernel does not have mean zero.
+        chain: A chain with a Gaussian proposal and no kernels; the score of a learned reverse kernel does not have mean
+            zero.
 
     Raises:
-        ValueError: If it has another proposal, or kernels.
+        ValueError: If the chain has another proposal, or kernels.
     """
     proposal: Proposal = chain.proposal
     if chain.kernels or not isinstance(proposal, Gaussian):
@@ -72,7 +73,7 @@ class DReG:
     under IWAE.
 
     Attributes:
-        samples: K, at least 1, or a ValueError.
+        samples: Number K of weights, at least 1, or a ValueError.
     """
 
     samples: int = 5
@@ -88,7 +89,7 @@ class DReG:
 
 
 def _doubly(trajectory: Trajectory, beta: float) -> Tensor:
-    """In value the bound, in gradient DReG."""
+    """The bound in value, DReG in gradient."""
     log_w, (z,) = trajectory.log_w(beta), trajectory.z
     weight = log_w.detach().softmax(0)
     if z.requires_grad:  # on its way to the proposal the gradient is weighed a second time

@@ -15,7 +15,7 @@ class Constant:
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no weight."""
+        """Refuse a beta that cannot be a weight."""
         if not 0 <= self.beta < math.inf:
             raise ValueError(f"beta must be a number of at least 0, not {self.beta}")
 
@@ -26,7 +26,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Beta rises by ``rate`` > 0 a step from ``start`` to 1, else a ValueError (Bowman et al., Sønderby et al. 2016).
+    """Beta rises by ``rate`` > 0 per step from ``start`` to 1, else a ValueError (Bowman et al., Sønderby et al. 2016).
 
     >>> WarmUp(start=0.2, rate=2e-4)(1000)
     0.4
@@ -85,7 +85,7 @@ class Scaled:
     factor: float
 
     def __post_init__(self) -> None:
-        """Refuse what is no factor."""
+        """Refuse a factor that cannot be a weight."""
         Constant(self.factor)
 
     def __call__(self, step: int) -> float:

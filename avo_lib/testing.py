@@ -70,7 +70,7 @@ def claim(sentence: str, holds: bool | Tensor) -> None:
         holds: Whether it is true in this run.
 
     Raises:
-        AssertionError: If it is not.
+        AssertionError: If it is not true.
 
     >>> claim("two and two make four", 2 + 2 == 4)
     ✓ two and two make four
@@ -90,7 +90,7 @@ def restate(sentence: str, holds: bool | Tensor) -> None:
         holds: Whether the data say so.
 
     Raises:
-        AssertionError: If they do not.
+        AssertionError: If the data do not say so.
 
     >>> restate("a dozen is twelve", 12 == 12)
     ≡ a dozen is twelve

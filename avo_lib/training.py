@@ -100,7 +100,7 @@ def fit(
         checkpoint_seconds: Time in seconds between checkpoints within an epoch.
 
     Returns:
-        The finished run, with its learning curve, its best epoch and that epoch's validation bound, and its seconds.
+        The finished run, with its learning curve, best epoch, that epoch's validation bound, and duration in seconds.
 
     Raises:
         FloatingPointError: If the objective is not finite; the last checkpoint stays.
