@@ -176,7 +176,7 @@ class Chain:
     With no kernels it is plain variational inference, with the proposal as the approximation.
 
     Attributes:
-        proposal: Draws z_0.
+        proposal: Proposal that draws z_0.
         kernels: The T kernels, in order; a TypeError unless they are a sequence (a generator is not).
         path: The targets f_0 … f_T; a ValueError unless there is one kernel for each step.
         context: Features of the data that the kernels may use, or None.

@@ -163,7 +163,7 @@ class Checkpoint:
     """A run's state, kept in a file that is replaced as a whole and carries its own SHA-256.
 
     Args:
-        folder: Where ``checkpoint.pt`` goes.
+        folder: Folder for ``checkpoint.pt``.
         model: Model whose weights are saved and restored in place, as are the states of the next three arguments.
         optimiser: Optimiser of the model.
         generator: Source of the run's noise, on the model's device; dropout's streams there are saved too.

@@ -16,9 +16,9 @@ class Counted:
         log_density: Log f, ``(..., dim)`` to ``(...)``.
 
     Attributes:
-        values: Points at which log f was evaluated.
-        gradients: Points at which its gradient was taken. Differentiating through a gradient, as training does, may
-            count again.
+        values: Number of points at which log f was evaluated.
+        gradients: Number of points at which its gradient was taken. Differentiating through a gradient, as training
+            does, may count again.
 
     >>> import torch
     >>> counted = Counted(lambda z: -0.5 * z.square().sum(-1))

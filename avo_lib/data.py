@@ -17,7 +17,7 @@ class Dataset:
 
     Attributes:
         train: Training data ``(images, ...)``, floating-point numbers; grey pixels in [0, 1] if ``dynamic``.
-        valid: The same for validation, never binarised: already binary where the likelihood is that of binary pixels.
+        valid: Validation data like ``train``, never binarised: already binary if the likelihood is of binary pixels.
         test: Test data like ``valid``, for the last word, or None.
         dynamic: Whether training data are probabilities, from which every visit draws binary pixels anew.
 

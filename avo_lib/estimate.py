@@ -22,7 +22,7 @@ class Estimate:
 
     Attributes:
         value: The estimate, in nats unless its maker says otherwise.
-        stderr: Its standard error, in the same unit.
+        stderr: Standard error of the estimate, in the same unit.
         kind: ``"exact"`` if its expectation is the quantity itself, or differs by a bias of the order of the squared
             standard error; ``"lower"`` or ``"upper"`` if its expectation bounds the quantity from below or above.
 
@@ -148,7 +148,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
 
     Args:
         forward: Independent log weights ``(n_F,)`` of forward chains, in nats.
-        reverse: Independent log weights ``(n_R,)`` of the same chain backwards from exact draws of f_T, in nats.
+        reverse: Independent log weights ``(n_R,)`` of the same chain run backwards from exact draws of f_T, in nats.
 
     Returns:
         The estimate in nats, which is no bound; its bias is of the order of the squared standard error.

@@ -141,7 +141,7 @@ class LogLikelihood:
 
     Attributes:
         log_p: Log-mean of K weights, ``(images,)``, in nats: a lower bound in expectation.
-        elbo: Mean of the same log weights, ``(images,)``, in nats.
+        elbo: Mean of the same K log weights, ``(images,)``, in nats.
         ess: Effective sample size, ``(images,)``, between 1 and K.
         nll_by_samples: For each number of samples, the mean over images of −log p̂ in nats.
     """

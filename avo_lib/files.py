@@ -19,7 +19,7 @@ def repository(name: str) -> Path:
     """A file or folder of the repository, whatever the working directory is.
 
     Args:
-        name: Its path from the repository's root, e.g. ``"results"``.
+        name: Path of the file or folder from the repository's root, e.g. ``"results"``.
 
     Raises:
         FileNotFoundError: If it is not there, or ``avo_lib`` is not from a clone; the message says what is needed.

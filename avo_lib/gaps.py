@@ -67,8 +67,8 @@ class Gaps:
 
     Attributes:
         bound: The ELBO of the model's own chain.
-        local: The ELBO of the best diagonal Gaussian for this image, found by gradient ascent with the decoder fixed.
-        log_p: Log p(x) by AIS from that Gaussian.
+        local: The ELBO of the best diagonal Gaussian for each image, found by gradient ascent with the decoder fixed.
+        log_p: Log p(x) by AIS from that best Gaussian.
     """
 
     bound: Tensor

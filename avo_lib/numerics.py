@@ -228,7 +228,7 @@ def quadrature_log_z(log_density: Callable[[Tensor], Tensor], box: float = 20.0,
     Args:
         log_density: Log f in nats, ``(..., 2)`` to ``(...)``.
         box: Half the side of the square around the origin.
-        points: Grid points along each side.
+        points: Number of grid points along each side.
 
     Raises:
         ValueError: If log f is NaN at a point of the grid.

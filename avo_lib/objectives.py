@@ -77,8 +77,8 @@ def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) ->
     uses log f; the proposal gets none, and learns in ELBO steps.
 
     Args:
-        trajectory: Drawn with ``detach=True`` from a chain with at least one kernel; with ``detach=2`` the proposal and
-            the first kernel learn as one step, whose target is f_1.
+        trajectory: A trajectory drawn with ``detach=True`` from a chain with at least one kernel; with ``detach=2`` the
+            proposal and the first kernel learn as one step, whose target is f_1.
         beta: Weight of the Kullback-Leibler part.
         proposal: Let the proposal learn too, as a step 0 with the target f_0: :math:`-D_{KL}(q_0\|f_0)` joins the sum.
 

@@ -50,7 +50,7 @@ class Cyclical:
     """Beta rises from 0 to 1 over the first ``ramp`` of every period, then stays (Fu et al. 2019, arXiv 1903.10145).
 
     Attributes:
-        period: Steps in a cycle, at least 1, or a ValueError.
+        period: Number of steps in a cycle, at least 1, or a ValueError.
         ramp: Share of a cycle in which beta rises, above 0, or a ValueError.
         cycles: Number of cycles, at least 1, or a ValueError; beta is 1 after the last.
 

@@ -33,8 +33,8 @@ class Particles:
         log_z: The estimate of log Z_T in nats, a lower bound: the mean of the estimate of Z_T is Z_T. With further axes
             it is the mean over them, with their standard error; without, its standard error comes from the families of
             common ancestors (Chan & Lai 2013, arXiv 1312.5114), and holds while many families are left.
-        z: The last points, ``(K, ..., dim)``.
-        log_w: Their log weights in nats, ``(K, ...)``; the log of the mean is the estimate of log Z_T.
+        z: The particles' last points, ``(K, ..., dim)``.
+        log_w: Log weights of the last points in nats, ``(K, ...)``; the log of the mean is the estimate of log Z_T.
         ess: Effective sample size once the weights of step t are in, before any resampling, ``(T, ...)``.
         ancestors: Particle i of step t continues particle ``ancestors[t - 1, i]`` of step t − 1, ``(T, K, ...)``.
         acceptance: Mean acceptance probability of each kernel, ``(T,)``; 1 if it never rejects.
@@ -199,7 +199,7 @@ def adaptive_alphas(
     Args:
         base: Proposal at which the path starts, normalised.
         log_fT: Log density at which the path ends.
-        kernel: Moves the pilot's particles at every station; it should leave its target invariant.
+        kernel: Kernel that moves the pilot's particles at every station; it should leave its target invariant.
         samples: Number of the pilot's particles.
         share: Share of the particles that a step must leave, measured by :func:`conditional_ess`.
         threshold: The pilot resamples where the effective sample size is below this share.

@@ -198,8 +198,8 @@ class LinearGaussian:
     is Gaussian in z with precision :math:`I + \alpha W^\top W/s^2`.
 
     Args:
-        weight: W, ``(data_dim, dim)``.
-        bias: b, ``(data_dim,)``.
+        weight: The matrix W, ``(data_dim, dim)``.
+        bias: The vector b, ``(data_dim,)``.
         noise_std: Standard deviation s of the noise; a ValueError if it is not positive, or if W and b do not fit.
 
     >>> model = LinearGaussian(torch.eye(2), torch.zeros(2), 1.0)

@@ -67,7 +67,7 @@ def claim(sentence: str, holds: bool | Tensor) -> None:
 
     Args:
         sentence: What is claimed.
-        holds: Whether it is true in this run.
+        holds: Whether the sentence is true in this run.
 
     Raises:
         AssertionError: If it is not true.
