@@ -28,7 +28,7 @@ MANY = 1000  # in a setting, a tensor with more numbers than this is told by its
 
 @dataclass
 class Progress:
-    """How far a run has come; with model, optimiser and generator it is all that a checkpoint holds."""
+    """How far a run has come; with model, optimiser and random streams it is the state that a checkpoint holds."""
 
     epoch: int = 0
     batch: int = 0

@@ -23,7 +23,7 @@ from avo_lib.estimate import Bracket
 from avo_lib.numerics import Noise, log_normal, traced
 
 THRESHOLD = 0.01
-"""Activity from which a unit counts as active (Burda et al. 2016, arXiv 1509.00519)."""
+"""Activity above which a unit counts as active (Burda et al. 2016, arXiv 1509.00519)."""
 
 
 def kl_per_unit(proposal: Gaussian) -> Tensor:

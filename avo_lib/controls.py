@@ -35,7 +35,7 @@ class Held:
 class RestingEncoder:
     """The ELBO, with a random share of steps that leave the encoder alone: a placebo for AVO.
 
-    AVO's steps do not train the encoder either; what it loses by that alone is not the merit of annealed targets. Only
+    AVO's annealed steps do not train the encoder either; what that alone changes is no effect of annealed targets. Only
     through a prior that it makes, from pseudo-inputs, does the encoder learn in these steps too, as under AVO.
 
     Attributes:

@@ -84,7 +84,7 @@ def nested(chain: Chain, samples: int, particles: Stand = "weighted", *, generat
             inside the path does learn, from every target: give the path a model without gradients.
         samples: The number K of particles; further axes of the proposal are populations of their own.
         particles: What stands for :math:`\pi_{t-1}`: the particles as they are, which is AVO; the particles with
-            their weights; or the particles resampled after every step.
+            their weights; or the particles resampled after every step but the last.
         generator: Source of the noise.
 
     Returns:

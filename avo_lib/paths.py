@@ -97,7 +97,7 @@ class GeometricPath:
         return _between(self.log_f0(z), self.log_fT(z), _beside(self.alphas[t], z))
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
-        """Log f_t(z_t) for t = 1 … T from one call of each end."""
+        """Log f_t(z_t) for t = 1 … T, all of them at once."""
         last = self.log_fT(zs[-1:])
         if len(zs) == 1:
             return last

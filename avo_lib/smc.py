@@ -101,7 +101,7 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
     Args:
         chain: A chain with MCMC kernels of fixed step size, or with any others.
         samples: The number K of particles; each of the proposal's further axes is a population of its own.
-        threshold: Resample where the effective sample size is below this share of K; 1 means at every step.
+        threshold: Resample where the effective sample size is below this share of K; 1 means wherever weights differ.
         generator: Source of the noise.
 
     Raises:
@@ -209,8 +209,8 @@ def adaptive_alphas(
         Alphas ``(T + 1,)`` from 0 to 1; T follows from the share.
 
     Raises:
-        ValueError: If ``share`` or ``threshold`` is impossible, if the base has further axes, if log f_T is NaN at a
-            point of the pilot or vanishes at all of them, or after 10,000 steps.
+        ValueError: If ``share`` or ``threshold`` is impossible, if the base has further axes, if there are fewer than
+            two samples, if log f_T is NaN at a point of the pilot or f_T is zero at all, or after 10,000 steps.
 
     >>> from avo_lib import HMC, Gaussian
     >>> base, noise = Gaussian(torch.zeros(1), torch.ones(1)), torch.Generator().manual_seed(0)

@@ -103,9 +103,9 @@ def fit(
         The finished run, with its learning curve, best epoch, that epoch's validation bound, and duration in seconds.
 
     Raises:
-        FloatingPointError: If the objective is not finite; the last checkpoint stays.
-        ValueError: If there are too few images, the model refuses the data, the folder holds a run with another
-            configuration or other data, or a last batch of one image meets batch norm.
+        FloatingPointError: If the objective or a validation bound is not finite; the last checkpoint stays.
+        ValueError: If the seed is out of range, there are too few images, the model refuses them, the folder holds a
+            run with another configuration or other data, or a last batch of one image meets batch norm.
         TypeError: If the model has no ``chain``.
         OSError: If the folder cannot be written to.
     """
