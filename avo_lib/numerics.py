@@ -198,7 +198,7 @@ def effective_sample_size(log_w: Tensor, dim: int = 0) -> Tensor:
         dim: The axis of the K samples.
 
     Returns:
-        The effective sample size, shaped as ``log_w`` without ``dim``: a number of samples, not a share.
+        The effective sample size, shaped as ``log_w`` without ``dim``; a number of samples, not a share.
 
     >>> round(effective_sample_size(torch.zeros(5)).item(), 3)
     5.0

@@ -170,7 +170,7 @@ def conditional_ess(log_w: Tensor, log_v: Tensor, dim: int = 0) -> Tensor:
         dim: The axis of the K samples.
 
     Returns:
-        The conditional ESS, shaped as ``log_w`` without ``dim``: a number of samples, not a share.
+        The conditional ESS, shaped as ``log_w`` without ``dim``; a number of samples, not a share.
 
     >>> round(conditional_ess(torch.tensor([0.0, -9.0]), torch.tensor([1.0, 1.0])).item(), 3)
     2.0

@@ -69,7 +69,7 @@ class RingConfig:
 
     @property
     def copies(self) -> int:
-        """Number of copies: all seeds at all noise levels."""
+        """Number of copies, all seeds at all noise levels."""
         return self.seeds * len(self.stds)
 
     @property
