@@ -121,7 +121,7 @@ def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
         ``value``.
 
     Raises:
-        ValueError: Unless ``value`` has the axes of ``z`` without the last; where these have one entry it may have more.
+        ValueError: Unless ``value`` has the axes of ``z`` but the last; where these have one entry it may have more.
     """
     axes = z.shape[:-1]
     if value.dim() != z.dim() - 1 or (
