@@ -30,7 +30,7 @@ ORDER = """
     experiments.eight_modes experiments.regressions experiments.ascent experiments.dynamics
     experiments.contestants experiments.benchmark
     experiments.inference experiments.commands experiments.toy_commands experiments.command_line
-    show.figures show.explore
+    show.figures show.explore show.numbers
     __main__
 """.split()
 ROOMS = ("experiments", "show")

@@ -1,7 +1,7 @@
 """Keeps the numbers in a notebook's prose equal to those of its run.
 
-A chapter glues a value, ``glue("gap", 0.1234, display=False)``, and its text says ``0.12<!-- gap:.2f -->`` nats. Any
-viewer of notebooks shows the number; none shows the comment, which says where it comes from and in which format. An
+A chapter stores a number, ``keep("gap", 0.1234)``, and its text says ``0.12<!-- gap -->`` nats; behind the name may
+stand another format, ``0.1<!-- gap:.1f -->``. Any viewer of notebooks shows the number; none shows the comment. An
 alternative text cannot hide a comment, so one with numbers stands in the cell's metadata as ``alt``, with its comments,
 and ``mystnb.image.alt`` is made from it.
 """

@@ -1,1 +1,1 @@
-"""Drawing: figures, and frames behind a slider."""
+"""What a chapter shows: figures, frames behind a slider, and numbers in its text."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import itertools
 import json
 import re
 import statistics
@@ -261,6 +263,21 @@ def test_every_output_is_compared(path: Path) -> None:
     for number, cell in enumerate(code_cells(path)):
         assert not {"nbval-ignore-output", "nbval-skip"} & set(cell.metadata.get("tags", [])), f"Cell {number}"
         assert not re.search("NBVAL_(IGNORE_OUTPUT|SKIP)", cell.source), f"Cell {number}"
+
+
+def definitions(source: str) -> dict[str, str]:
+    """Returns the functions and classes of a cell that have more than one statement, by their whole text."""
+    found = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return {ast.unparse(node): node.name for node in found if len(node.body) > 1}
+
+
+def test_no_chapter_writes_what_another_has() -> None:
+    """Two chapters that need the same function find it in ``avo_lib``."""
+    sources = {name(path): "\n".join(cell.source for cell in code_cells(path)) for path in NOTEBOOKS}
+    written = {chapter: definitions(source) for chapter, source in sources.items()}
+    for one, other in itertools.combinations(written, 2):
+        shared = [written[one][text] for text in written[one].keys() & written[other].keys()]
+        assert not shared, f"{one} and {other} both define {', '.join(shared)}"
 
 
 def test_committed_numbers_are_those_of_the_chapters() -> None:
