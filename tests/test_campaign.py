@@ -228,7 +228,7 @@ def test_the_committed_results_have_the_settings_of_today(experiment):
     assert files
     for file in files:
         method, _, seed = file.stem.rpartition("-seed")
-        assert campaign._finished(experiment, method, int(seed), results.RESULTS, find(experiment, method)), file.name
+        assert campaign.is_finished(experiment, method, int(seed), results.RESULTS, find(experiment, method)), file.name
 
 
 def test_a_result_from_before_an_option_had_its_default(folders, monkeypatch):

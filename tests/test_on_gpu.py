@@ -12,7 +12,7 @@ import torch
 
 from avo_lib.controls import RestingEncoder
 from avo_lib.data import Dataset
-from avo_lib.experiments.campaign import _finished
+from avo_lib.experiments.campaign import is_finished
 from avo_lib.experiments.protocols import EXPERIMENTS, find
 from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.training import fit
@@ -177,7 +177,7 @@ def command(tmp_path, monkeypatch):
 def test_the_command_writes_what_a_sweep_would(command, tmp_path, capsys):
     setup = command(0, 0)
     assert re.fullmatch(r"vae 0: validation bound .* nats\n", capsys.readouterr().out), "each seed once"
-    assert _finished("miniature", "vae", 0, tmp_path / "results", setup)
+    assert is_finished("miniature", "vae", 0, tmp_path / "results", setup)
     written = json.loads((tmp_path / "results" / "miniature" / "vae-seed0.json").read_text())
     assert set(written) >= {"versions", "seconds", "epochs", "best_epoch", "curve", "train", "valid", "test"}
     command(0)

@@ -28,7 +28,7 @@ from avo_lib.checkpoint import Checkpoint, Progress, digest
 from avo_lib.controls import RestingEncoder
 from avo_lib.data import Dataset, binarise
 from avo_lib.evaluation import average_bound
-from avo_lib.experiments.campaign import RUNS, _finished, judged
+from avo_lib.experiments.campaign import RUNS, is_finished, judged
 from avo_lib.experiments.protocols import Experiment, find
 from avo_lib.experiments.records import plain, publish
 from avo_lib.experiments.results import RESULTS, result_file
@@ -228,7 +228,7 @@ def main() -> None:
     runs = {}
     for method, seed in dict.fromkeys(product(options.methods, options.seeds)):
         setup = find(options.experiment, method)
-        if _finished(options.experiment, method, seed, options.results, setup):
+        if is_finished(options.experiment, method, seed, options.results, setup):
             continue
         key = (setup.dataset, setup.binarisation, setup.images)
         if key not in data:

@@ -59,7 +59,7 @@ def run(
     """
     setup = setup or find(experiment, method)
     file, config = result_file(experiment, method, seed, results), plain(setup.described())
-    if _finished(experiment, method, seed, results, setup):
+    if is_finished(experiment, method, seed, results, setup):
         return read_result(file)
     ensure_writable(file.parent)
     data, model = setup.data(), setup.build(seed)
@@ -159,7 +159,7 @@ def sweep(
     if not isinstance(methods, Mapping):
         methods = {name: find(experiment, name) for name in methods or EXPERIMENTS.get(experiment, ("",))}
     wanted = [(method, seed) for seed in dict.fromkeys(seeds) for method in methods]  # once each: two would share files
-    missing = [one for one in wanted if not _finished(experiment, *one, results, methods[one[0]])]
+    missing = [one for one in wanted if not is_finished(experiment, *one, results, methods[one[0]])]
     backend: dict[str, Any] = {"backend": "loky", "n_jobs": jobs, "inner_max_num_threads": 1}
     if scheduler is not None:
         try:
@@ -181,7 +181,12 @@ def sweep(
     return [result_file(experiment, *one, results) for one in wanted]
 
 
-def _finished(experiment: str, method: str, seed: int, results: Path | str, setup: Setup) -> bool:
+def is_finished(experiment: str, method: str, seed: int, results: Path | str, setup: Setup) -> bool:
+    """Whether there is a result of this run, with these settings.
+
+    Raises:
+        ValueError: If there is one with other settings.
+    """
     file, config = result_file(experiment, method, seed, results), plain(setup.described())
     if not file.is_file():
         return False
