@@ -283,7 +283,7 @@ def test_a_sweep_checks_every_name_first(folders, monkeypatch):
         sweep("miniature", ["vae", "gan"], jobs=1, **folders)
     with pytest.raises(
         ValueError,
-        match="no experiment 'cifar'; there are report, report_fixed, paper, screening, fashion, omniglot, search",
+        match="no experiment 'cifar'; there are report, report_fixed, report_long, paper, screening, ",
     ):
         sweep("cifar", jobs=1, **folders)
 
@@ -291,7 +291,7 @@ def test_a_sweep_checks_every_name_first(folders, monkeypatch):
 def test_unknown_names_list_the_known():
     with pytest.raises(
         ValueError,
-        match="no experiment 'cifar'; there are report, report_fixed, paper, screening, fashion, omniglot, search",
+        match="no experiment 'cifar'; there are report, report_fixed, report_long, paper, screening, ",
     ):
         find("cifar", "vae")
     with pytest.raises(
@@ -303,9 +303,8 @@ def test_unknown_names_list_the_known():
 def protocols_of_all_methods():
     """Without the search, and without the readings that follow the eight methods of the paper's protocol."""
     every = {name: dict(list(methods.items())[:8]) for name, methods in EXPERIMENTS.items()}
-    return {
-        name: methods for name, methods in every.items() if name not in ("search", "fashion", "omniglot", "stronger")
-    }
+    some = ("search", "fashion", "omniglot", "stronger", "report_long")
+    return {name: methods for name, methods in every.items() if name not in some}
 
 
 def test_every_protocol_compares_the_same_methods():
@@ -322,6 +321,11 @@ def test_every_protocol_compares_the_same_methods():
             assert setup.train.objective == expected
             assert (setup.model.T == 0) == (name.startswith("vae") or name == "iwae")
             assert (setup.model.kernel == "householder") == (name == "householder")
+
+
+def test_the_long_report_differs_in_its_epochs_alone():
+    for name, setup in EXPERIMENTS["report_long"].items():
+        assert setup == replace(find("report", name), train=replace(find("report", name).train, epochs=100))
 
 
 def test_fashion_is_the_screening_on_other_images(monkeypatch):

@@ -141,6 +141,10 @@ _SMALL = VAEConfig(hidden=(200,), latent=20)
 _MINIATURE = Experiment(_SMALL, TrainConfig(epochs=20, beta=WarmUp(0.2, 2e-3)), "dynamic", images=2000, samples=100)
 
 
+def _some(methods: dict[str, Experiment], *names: str) -> dict[str, Experiment]:
+    return {name: methods[name] for name in names}
+
+
 def _wide(base: Experiment) -> Experiment:
     """Kernels that start with four times the usual standard deviation."""
     return replace(base, model=replace(base.model, std_init=0.2))
@@ -156,8 +160,7 @@ def _search() -> dict[str, Experiment]:
         for name in ("vae", "hvi", "avo")
     }
     leads = {f"{name}_wide": _wide(grid[f"{name}_lr0.0005_warm40"]) for name in ("hvi", "avo")}
-    every_weight = _train(leads["avo_wide"], objective=AVO(0.2, also=("decoder", "features")))
-    return grid | leads | {"avo_all_wide": every_weight}
+    return grid | leads | {"avo_all_wide": _train(leads["avo_wide"], objective=AVO(0.2, also=("decoder", "features")))}
 
 
 def _readings(base: Experiment) -> dict[str, Experiment]:
@@ -168,7 +171,6 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
     assert isinstance(warm_up, WarmUp)
     encoder = AVO(0.2, also=("features", "proposal"))
     everything = AVO(0.2, also=("decoder", "features", "proposal"))
-    half = replace(everything, share=0.5)
     return {
         "hvi_wide": _wide(hvi),
         "avo_wide": _wide(avo),
@@ -182,7 +184,7 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
         "avo_joint_wide": _train(_wide(hvi), objective=AVO(0.2, joint=True)),
         "avo_everything": _train(hvi, objective=everything),
         "avo_everything_wide": _train(_wide(hvi), objective=everything),
-        "avo_everything_half_wide": _train(_wide(hvi), objective=half),
+        "avo_everything_half_wide": _train(_wide(hvi), objective=replace(everything, share=0.5)),
         "avo_everything_very_wide": _train(very_wide, objective=everything),
         "hvi_very_wide": very_wide,
         "vae_noise15": _train(base, objective=NoisyEncoder(0.15)),
@@ -204,29 +206,27 @@ def _screening(**changes: Any) -> dict[str, Experiment]:
 
 def _fashion() -> dict[str, Experiment]:
     """The methods that the first data set left standing, once more on another, in the screening protocol."""
-    every = _screening(samples=1000, dataset="fashion_mnist")
-    return {name: every[name] for name in ("vae", "hvi", "avo", "vae_noise15")}
+    return _some(_screening(samples=1000, dataset="fashion_mnist"), "vae", "hvi", "avo", "vae_noise15")
 
 
 def _omniglot() -> dict[str, Experiment]:
     """The second half of the paper's table: its protocol, with 200 latents."""
     paper = replace(_PAPER, model=replace(_PAPER.model, latent=200), dataset="omniglot")
     base = _train(paper, beta=WarmUp(0.2, 0.8 / (100 * _steps(paper))))  # its epochs have fewer steps than MNIST's
-    every = _methods(base) | _readings(base)
-    return {name: every[name] for name in ("vae", "hvi", "avo", "vae_noise15")}
+    return _some(_methods(base) | _readings(base), "vae", "hvi", "avo", "vae_noise15")
 
 
 def _stronger() -> dict[str, Experiment]:
     """A better model in the report protocol: gated layers and a learned prior; ``vae_normal`` has N(0, I)."""
     model = VAEConfig(layers="gated", batch_norm=False, pseudo_inputs=100)
-    learned = _methods(replace(_REPORT, model=model))
     plain = replace(_REPORT, model=replace(model, pseudo_inputs=0))
-    return {name: learned[name] for name in ("vae", "iwae", "hvi", "avo")} | {"vae_normal": plain}
+    return _some(_methods(replace(_REPORT, model=model)), "vae", "iwae", "hvi", "avo") | {"vae_normal": plain}
 
 
 EXPERIMENTS = {
     "report": _methods(_REPORT) | _flows(_REPORT) | {"dreg": _train(_REPORT, objective=DReG(5))},
     "report_fixed": _methods(replace(_REPORT, binarisation="fixed")),
+    "report_long": _some(_methods(_train(_REPORT, epochs=100)), "vae", "hvi", "avo"),
     "paper": _methods(_PAPER) | _readings(_PAPER),
     "screening": _screening(),
     "fashion": _fashion(),
