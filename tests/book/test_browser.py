@@ -120,6 +120,13 @@ def test_page(browser: Any, built_book: Path, document: str) -> None:
                 assert not page.evaluate(AXE, only), f"{scheme} at {width} px"
 
 
+def test_no_heading_is_bolder_than_those_above_it(browser: Any, built_book: Path) -> None:
+    weight = "heading => getComputedStyle(heading).fontWeight"
+    with Visit(browser, built_book / "book/experiments/gain.html") as visit:
+        weights = [int(visit.page.locator(f"article {level}").first.evaluate(weight)) for level in ("h1", "h2", "h3")]
+    assert weights == sorted(weights, reverse=True)
+
+
 def test_slider_obeys_the_keyboard(browser: Any, widget_pages: list[Path]) -> None:
     for path in widget_pages:
         with Visit(browser, path) as visit:
