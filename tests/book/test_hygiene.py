@@ -18,6 +18,7 @@ import pytest
 import yaml
 from pybtex.database import parse_file
 
+from avo_lib.experiments.results import PAPER
 from tools import notebooks as tool
 from tools.avo_book import captions
 
@@ -278,6 +279,15 @@ def test_no_chapter_writes_what_another_has() -> None:
     for one, other in itertools.combinations(written, 2):
         shared = [written[one][text] for text in written[one].keys() & written[other].keys()]
         assert not shared, f"{one} and {other} both define {', '.join(shared)}"
+
+
+def test_no_chapter_types_the_papers_table() -> None:
+    """Its figures stand in ``avo_lib`` once, checked against each other; every chapter compares with those."""
+    typed = re.compile("|".join(rf"\b{value:.2f}\b".replace(".", r"\.") for value in PAPER.to_numpy().flat))
+    assert typed.search("loss - 86.06") and not typed.search("186.06, 86.061")
+    for path in NOTEBOOKS:
+        for number, cell in enumerate(code_cells(path)):
+            assert not typed.search(cell.source), f"{name(path)}, cell {number} has {typed.search(cell.source)[0]}"
 
 
 def test_committed_numbers_are_those_of_the_chapters() -> None:
