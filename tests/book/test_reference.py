@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from avo_lib.experiments.protocols import EXPERIMENTS
 from tools import lecture
 from tools.avo_book import captions
 
@@ -30,11 +31,21 @@ def test_a_mistake_is_shown_and_noticed(entry: str) -> None:
         assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
+def test_the_table_of_protocols_has_each_with_its_epochs() -> None:
+    page = (ROOT / "book/reference/experiments.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page, flags=re.MULTILINE))
+    assert rows.keys() == EXPERIMENTS.keys()
+    for name, row in rows.items():
+        epochs = {setup.train.epochs for setup in EXPERIMENTS[name].values()}
+        assert {str(number) for number in epochs} <= {*re.findall(r"\d+", row)}, f"{name} has {epochs} epochs"
+
+
 def test_the_glossary_is_sorted_and_says_something_of_each_term() -> None:
     text = (ROOT / "book/reference/glossary.md").read_text(encoding="utf-8")
     terms = re.findall(r"^(\S.*)\n: ", text, flags=re.MULTILINE)
     assert len(terms) > 30
     assert terms == sorted(terms, key=str.casefold)
+    assert not {"control", "work"} & {*terms}, "the page's first use of an everyday word would lead to it"
 
 
 def test_the_first_use_of_a_term_leads_to_the_glossary(built_book: Path) -> None:
