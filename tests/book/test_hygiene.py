@@ -132,6 +132,17 @@ def test_every_cell_has_run_in_order(path: Path) -> None:
 
 
 @every_notebook
+def test_an_exercise_that_checks_itself_says_so(path: Path) -> None:
+    marked, checked, title = set(), set(), ""
+    for cell in read(path).cells:
+        for title in re.findall(r"\{exercise\} (.+)", cell.source):
+            marked |= {title} if title.endswith(" (checks itself)") else set()
+        if any(output.get("text", "").startswith("No answer yet") for output in cell.get("outputs", [])):
+            checked.add(title)
+    assert marked == checked
+
+
+@every_notebook
 def test_no_errors_and_nothing_on_stderr(path: Path) -> None:
     for number, output in outputs(path):
         assert output.output_type != "error", f"Cell {number} stores an error"

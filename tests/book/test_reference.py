@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from avo_lib.experiments.protocols import EXPERIMENTS
-from tools import lecture
+from tools import lecture, prose
 from tools.avo_book import captions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,12 +40,25 @@ def test_the_table_of_protocols_has_each_with_its_epochs() -> None:
         assert {str(number) for number in epochs} <= {*re.findall(r"\d+", row)}, f"{name} has {epochs} epochs"
 
 
+def test_the_numbers_of_a_page_are_those_of_their_chapters() -> None:
+    values = {
+        f"{path.stem}.{name}": value
+        for path in (ROOT / "book").rglob("*.ipynb")
+        for name, value in prose.glued(nbformat.read(path, as_version=4)).items()
+    }
+    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "book").rglob("*.md")]
+    assert sum(len(prose.NUMBER.findall(page)) for page in pages) >= 5
+    for page in pages:
+        assert prose.refreshed(page, values) == page
+
+
 def test_the_glossary_is_sorted_and_says_something_of_each_term() -> None:
     text = (ROOT / "book/reference/glossary.md").read_text(encoding="utf-8")
     terms = re.findall(r"^(\S.*)\n: ", text, flags=re.MULTILINE)
     assert len(terms) > 30
     assert terms == sorted(terms, key=str.casefold)
-    assert not {"control", "work"} & {*terms}, "the page's first use of an everyday word would lead to it"
+    everyday = {"bracket", "collapse", "control", "flow", "gap", "reading", "share", "start", "work"}
+    assert not everyday & {*terms}, "the page's first use of such a word, in whatever sense, would lead to the entry"
 
 
 def test_the_first_use_of_a_term_leads_to_the_glossary(built_book: Path) -> None:
@@ -59,6 +72,8 @@ def test_the_first_use_of_a_term_leads_to_the_glossary(built_book: Path) -> None
     glossary = (built_book / "book/reference/glossary.html").read_text(encoding="utf-8")
     assert 'id="term-elbo"' in glossary
     assert "avo-term" not in glossary
+    for name in ("api", "bibliography", "experiments"):
+        assert "avo-term" not in (built_book / f"book/reference/{name}.html").read_text(encoding="utf-8")
     assert re.search(r'glossary\.html#term-elbo": "<dt', (built_book / "_static/tips-text.js").read_text("utf-8"))
 
 

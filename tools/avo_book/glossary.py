@@ -9,6 +9,12 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 PAGE = "book/reference/glossary"
+NO_TEXT = (
+    PAGE,
+    "book/reference/api",
+    "book/reference/bibliography",
+    "book/reference/experiments",
+)  # entries, not prose
 CLOSED = (nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.raw)
 
 
@@ -21,7 +27,7 @@ def name_terms(app: Sphinx, doctree: nodes.document) -> None:
 
 def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Links each term where the running text of a page first uses it."""
-    if app.builder.format != "html" or page == PAGE or PAGE not in app.env.found_docs:
+    if app.builder.format != "html" or page in NO_TEXT or PAGE not in app.env.found_docs:
         return
     address = app.builder.get_relative_uri(page, PAGE)
     terms = app.env.get_doctree(PAGE).findall(nodes.term)
