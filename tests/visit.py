@@ -32,9 +32,8 @@ class Visit:
         self.requests: list[str] = []
         self.context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})
         self.page = self.context.new_page()
-        self.page.set_default_timeout(
-            120_000
-        )  # milliseconds: beside other work a page may take more than the usual 30 s
+        # Milliseconds: beside other work a page may take more than the usual 30 s.
+        self.page.set_default_timeout(120_000)
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.route("**/*", self._route)

@@ -9,12 +9,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 PAGE = "book/reference/glossary"
-NO_TEXT = (
-    PAGE,
-    "book/reference/api",
-    "book/reference/bibliography",
-    "book/reference/experiments",
-)  # entries, not prose
+# Entries, not prose.
+NO_TEXT = (PAGE, *(f"book/reference/{name}" for name in ("api", "bibliography", "experiments")))
 CLOSED = (nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.raw)
 
 
