@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from avo_lib.show import numbers
 from tools import prose
@@ -40,3 +42,33 @@ def test_what_no_text_can_show_is_refused(kept, value):
     with pytest.raises(ValueError, match=r"'gap' is .*finite numbers only"):
         numbers.keep("gap", value)
     assert not kept
+
+
+def normal(n, seed):
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def width(interval):
+    return (interval.high - interval.low) / 2
+
+
+def test_of_one_group_and_of_two_it_is_students_interval():
+    one, other = normal(4, 1), 3 + normal(7, 2)
+    paired = stats.ttest_1samp(one, 0).confidence_interval()
+    pooled = stats.ttest_ind(one, other, equal_var=True).confidence_interval()
+    assert numbers.half_width(one) == pytest.approx(width(paired))
+    assert numbers.half_width(one, other) == pytest.approx(width(pooled)) == numbers.half_width(other, one)
+
+
+def test_of_four_groups_it_holds_their_interaction_in_nineteen_of_twenty():
+    draws = normal(4 * 4000 * 3, 3).reshape(4, 4000, 3).numpy()
+    a, b, c, d = draws.mean(2)
+    hits = np.mean([abs(e) < numbers.half_width(*draws[:, i]) for i, e in enumerate(a - b - c + d)])
+    error = math.sqrt(0.95 * 0.05 / 4000)
+    assert abs(hits - 0.95) < 5 * error < 0.02  # one group's freedom would hold .997, a Gaussian's factor .914
+
+
+@pytest.mark.parametrize("groups", [(), ([1.0],), ([1.0], [2.0]), ([1.0, 2.0], []), (np.zeros((2, 3)),), (3.0,)])
+def test_no_interval_without_a_spread(groups):
+    with pytest.raises(ValueError, match="vectors with a spread, not shapes"):
+        numbers.half_width(*groups)

@@ -292,6 +292,16 @@ def test_no_chapter_writes_what_another_has() -> None:
         assert not shared, f"{one} and {other} both define {', '.join(shared)}"
 
 
+def test_no_chapter_writes_students_interval() -> None:
+    """It is ``half_width`` of ``avo_lib.show.numbers``, which is tested, or scipy's."""
+    written = re.compile(r"t\.ppf\([^()]*(\([^()]*\)[^()]*)*\) \* [^\n]*(\.sem\(|\.std\()")
+    assert written.search("stats.t.ppf(0.975, len(gain) - 1) * gain.sem()")
+    assert not written.search("stats.t.ppf(0.975, free) * error")  # of a spread that many methods share
+    for path in NOTEBOOKS:
+        for number, cell in enumerate(code_cells(path)):
+            assert not written.search(cell.source), f"{name(path)}, cell {number}"
+
+
 def test_no_chapter_types_the_papers_table() -> None:
     """Its figures stand in ``avo_lib`` once, checked against each other; every chapter compares with those."""
     typed = re.compile("|".join(rf"\b{value:.2f}\b".replace(".", r"\.") for value in PAPER.to_numpy().flat))
