@@ -126,7 +126,7 @@ def test_protocols_share_the_images_that_judge_them(mnist):
 def test_every_call_draws_the_same(root):
     first, state = load_mnist("fixed", root), torch.get_rng_state()
     data._read.cache_clear()
-    again = load_mnist("fixed", root)
+    again = load_mnist("fixed", str(root))
     assert torch.equal(first.train, again.train)
     assert torch.equal(first.test, again.test)
     assert torch.equal(state, torch.get_rng_state())

@@ -48,7 +48,7 @@ def test_drawings_are_shrunk_inverted_and_split(root):
 
 
 def test_both_binarisations_share_the_images_that_judge_them(root):
-    fixed, dynamic = load_omniglot("fixed", root), load_omniglot("dynamic", root)
+    fixed, dynamic = load_omniglot("fixed", root), load_omniglot("dynamic", str(root))
     assert dynamic.dynamic and torch.equal(fixed.test, dynamic.test) and torch.equal(fixed.valid, dynamic.valid)
     assert 0 < ((dynamic.train > 0) & (dynamic.train < 1)).double().mean() < 0.2, "grey at the strokes' edges"
 

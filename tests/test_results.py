@@ -1,12 +1,17 @@
 """Reading finished runs, and the table made of them."""
 
+import inspect
 import json
 import math
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 
 import pandas as pd
 import pytest
 
+import avo_lib
+from avo_lib.experiments import energies, inference
 from avo_lib.experiments.results import PAPER, RESULTS, committed, load_results, result_file, table
 
 
@@ -18,6 +23,38 @@ def write(folder: Path, method: str, seed: int, nll: float, *, epochs: int = 2, 
     result = {"experiment": "toy", "method": method, "seed": seed, "seconds": 6.0, "epochs": epochs, "config": {}}
     result["versions"] = {"device": device}
     file.write_text(json.dumps(result | {"train": bounds, "valid": bounds, "test": test}))
+
+
+def folders_asked_for() -> dict[str, object]:
+    """The annotation of every folder that a function for users takes; the command line makes paths itself."""
+    modules = [module.name for module in walk_packages(avo_lib.__path__, "avo_lib.")]
+    found = [
+        function
+        for module in modules
+        if not module.endswith(("commands", "command_line", "files"))
+        for name, function in inspect.getmembers(import_module(module), inspect.isfunction)
+        if function.__module__ == module and not name.startswith("_")
+    ]
+    return {
+        f"{function.__module__}.{function.__name__}({name})": parameter.annotation
+        for function in found
+        for name, parameter in inspect.signature(function).parameters.items()
+        if "Path" in str(parameter.annotation) and name in ("folder", "results", "runs", "root")
+    }
+
+
+def test_a_folder_may_be_named_by_a_string(tmp_path, monkeypatch):
+    asked = folders_asked_for()
+    assert len(asked) > 20 and [what for what, kind in asked.items() if not str(kind).startswith("Path | str")] == []
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep", "vae", 0, 90.0)
+    config = energies.CONFIGS[0]
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("deep"), "deep"):
+        assert [found["method"] for found in load_results(folder)] == ["vae"]
+        assert inference.gaps_file("toy", "vae", 0, folder) == Path("deep/gaps/toy/vae-seed0.json")
+        assert energies.toy_file(config, folder).parent == Path("deep/toys/energies")
+    assert load_results("nowhere") == []
 
 
 def test_results_come_in_the_order_of_their_names(tmp_path):

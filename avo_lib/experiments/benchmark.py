@@ -137,7 +137,7 @@ def _trained(config: BenchmarkConfig, base: Gaussian, counted: Counted, seed: in
     return chain, updates
 
 
-def run(config: BenchmarkConfig, folder: Path = RESULTS, *, seed: int = 0) -> dict[str, Any]:
+def run(config: BenchmarkConfig, folder: Path | str = RESULTS, *, seed: int = 0) -> dict[str, Any]:
     """Train and judge one method on one target, and write its result; a finished one is read.
 
     Raises:
@@ -148,9 +148,10 @@ def run(config: BenchmarkConfig, folder: Path = RESULTS, *, seed: int = 0) -> di
     return once(benchmark_file(config, folder), asdict(config), lambda: (measure(config, seed=seed), {}), kinds)
 
 
-def benchmark_file(config: BenchmarkConfig, folder: Path = RESULTS) -> Path:
+def benchmark_file(config: BenchmarkConfig, folder: Path | str = RESULTS) -> Path:
     """The file of a result, three folders deep, apart from the results of models."""
-    return folder / "toys" / "benchmark" / f"{config.target}-{config.method.replace(' ', '-').replace('*', '')}.json"
+    method = config.method.replace(" ", "-").replace("*", "")
+    return Path(folder) / "toys" / "benchmark" / f"{config.target}-{method}.json"
 
 
 def _by_learning(

@@ -126,13 +126,13 @@ def _stderr(values: Tensor) -> Tensor:
     return stderr
 
 
-def ring_file(config: RingConfig, folder: Path = RESULTS) -> Path:
+def ring_file(config: RingConfig, folder: Path | str = RESULTS) -> Path:
     """The file of a fit's result, three folders deep, apart from the results of models."""
     rate = "" if config.lr == RingConfig.lr else f"-lr{config.lr:g}"
-    return folder / "toys" / "ring" / f"{config.method}{rate}.json"
+    return Path(folder) / "toys" / "ring" / f"{config.method}{rate}.json"
 
 
-def run(config: RingConfig, folder: Path = RESULTS) -> dict[str, Any]:
+def run(config: RingConfig, folder: Path | str = RESULTS) -> dict[str, Any]:
     """Train and judge one method, and write its result and the weights at the middle noise; a finished one is read.
 
     Raises:
@@ -152,7 +152,7 @@ def _fitted(config: RingConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"versions": versions(), "seconds": seconds, "curve": curve, "copies": evaluate(ring)}, middle
 
 
-def load_ring(config: RingConfig, folder: Path = RESULTS) -> Ring:
+def load_ring(config: RingConfig, folder: Path | str = RESULTS) -> Ring:
     """The published copies of a method at the middle noise level, for all seeds.
 
     Raises:

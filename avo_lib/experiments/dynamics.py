@@ -206,12 +206,12 @@ def training_gradients(config: DynamicsConfig) -> int:
     return 0 if config.method == "hvi" else 2 * config.T * config.batch * config.updates
 
 
-def dynamics_file(config: DynamicsConfig, folder: Path = RESULTS) -> Path:
+def dynamics_file(config: DynamicsConfig, folder: Path | str = RESULTS) -> Path:
     """The file of a fit's result, three folders deep, apart from the results of models."""
-    return folder / "toys" / "dynamics" / f"{config.target}-{config.method}-T{config.T}.json"
+    return Path(folder) / "toys" / "dynamics" / f"{config.target}-{config.method}-T{config.T}.json"
 
 
-def run(config: DynamicsConfig, folder: Path = RESULTS) -> dict[str, Any]:
+def run(config: DynamicsConfig, folder: Path | str = RESULTS) -> dict[str, Any]:
     """Train and judge one fit, and write its result; a finished one is read.
 
     Raises:
@@ -232,7 +232,7 @@ def _fitted(config: DynamicsConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"versions": versions(), "seconds": seconds, "training_gradients": training_gradients(config)} | found, first
 
 
-def load_dynamics(config: DynamicsConfig, points: int, folder: Path = RESULTS) -> Chain:
+def load_dynamics(config: DynamicsConfig, points: int, folder: Path | str = RESULTS) -> Chain:
     """The published chain of a fit's first seed, with ``points`` trajectories: draws are ``(1, points, dim)``.
 
     Raises:

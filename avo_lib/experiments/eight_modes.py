@@ -214,7 +214,7 @@ def evaluate(model: Eight, *, runs: int = 1000, samples: int = 100, seed: int = 
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def run(config: EightConfig, folder: Path = RESULTS) -> dict[str, Any]:
+def run(config: EightConfig, folder: Path | str = RESULTS) -> dict[str, Any]:
     """Train and judge one way, and write its result and the weights of its first copy; a finished one is read.
 
     Raises:
@@ -224,9 +224,9 @@ def run(config: EightConfig, folder: Path = RESULTS) -> dict[str, Any]:
     return once(eight_file(config, folder), asdict(config), lambda: _fitted(config), {"copies.*.log_z": float})
 
 
-def eight_file(config: EightConfig, folder: Path = RESULTS) -> Path:
+def eight_file(config: EightConfig, folder: Path | str = RESULTS) -> Path:
     """The file of a fit's result, three folders deep, apart from the results of models."""
-    return folder / "toys" / "eight_modes" / f"{config.name}.json"
+    return Path(folder) / "toys" / "eight_modes" / f"{config.name}.json"
 
 
 def _fitted(config: EightConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -238,7 +238,7 @@ def _fitted(config: EightConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"versions": versions(), "seconds": seconds, "copies": evaluate(model)}, first
 
 
-def load_eight(config: EightConfig, folder: Path = RESULTS) -> Chain:
+def load_eight(config: EightConfig, folder: Path | str = RESULTS) -> Chain:
     """The published chain of a fit's first copy: draws are ``(K, 1, 2)``.
 
     Raises:

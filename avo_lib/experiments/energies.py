@@ -209,13 +209,13 @@ CONFIGS = tuple(
 )
 
 
-def toy_file(config: ToyConfig, folder: Path = RESULTS) -> Path:
+def toy_file(config: ToyConfig, folder: Path | str = RESULTS) -> Path:
     """The file of a fit's result, three folders deep, apart from the results of models."""
     ramp = f"-ramp{config.ramp:g}" if config.ramp else ""
-    return folder / "toys" / "energies" / f"{config.energy}-{config.variant}-{config.objective}{ramp}.json"
+    return Path(folder) / "toys" / "energies" / f"{config.energy}-{config.variant}-{config.objective}{ramp}.json"
 
 
-def run(config: ToyConfig, folder: Path = RESULTS) -> dict[str, Any]:
+def run(config: ToyConfig, folder: Path | str = RESULTS) -> dict[str, Any]:
     """Train and judge one fit, and write its result and the weights of its first seed; a finished one is read.
 
     Raises:
@@ -234,7 +234,7 @@ def _fitted(config: ToyConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"versions": versions(), "seconds": seconds, "seeds": evaluate(config, chain)}, first
 
 
-def load_chain(config: ToyConfig, points: int, folder: Path = RESULTS) -> Chain:
+def load_chain(config: ToyConfig, points: int, folder: Path | str = RESULTS) -> Chain:
     """The published chain of a fit's first seed, with ``points`` trajectories: draws are ``(1, points, 2)``.
 
     Raises:

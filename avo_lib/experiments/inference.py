@@ -22,9 +22,9 @@ from avo_lib.models.vae import VAE
 PILOT_IMAGES = 20
 
 
-def gaps_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
+def gaps_file(experiment: str, method: str, seed: int, folder: Path | str = RESULTS) -> Path:
     """The file of a run's gaps, three folders deep, apart from the results."""
-    return result_file(experiment, method, seed, folder / "gaps")
+    return result_file(experiment, method, seed, Path(folder) / "gaps")
 
 
 def inference_gaps(
@@ -35,7 +35,7 @@ def inference_gaps(
     *,
     images: int = 1000,
     simulated: int = 200,
-    results: Path = RESULTS,
+    results: Path | str = RESULTS,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Measure the gaps of published weights on the first images of two sets; a finished measurement is read.

@@ -108,7 +108,7 @@ def cache_folder(name: str) -> Path:
     return cache / "avo_lib" / name
 
 
-def load_mnist(binarisation: str = "dynamic", root: Path | None = None) -> Dataset:
+def load_mnist(binarisation: str = "dynamic", root: Path | str | None = None) -> Dataset:
     """MNIST in one protocol, from disk: 50,000 training images, 10,000 to validate and 10,000 to test.
 
     Validation and test images are one seeded draw in both protocols, so that a bound is the same number every time.
@@ -128,7 +128,7 @@ def load_mnist(binarisation: str = "dynamic", root: Path | None = None) -> Datas
     return _load(MNIST, binarisation, root)
 
 
-def load_fashion_mnist(binarisation: str = "dynamic", root: Path | None = None) -> Dataset:
+def load_fashion_mnist(binarisation: str = "dynamic", root: Path | str | None = None) -> Dataset:
     """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), in the form in which :func:`load_mnist` gives the digits.
 
     Not shipped: torchvision downloads it, unless the four gzipped files lie in ``root`` or in the cache.
@@ -136,7 +136,7 @@ def load_fashion_mnist(binarisation: str = "dynamic", root: Path | None = None) 
     return _load(FASHION, binarisation, root)
 
 
-def _load(source: Source, binarisation: str, root: Path | None) -> Dataset:
+def _load(source: Source, binarisation: str, root: Path | str | None) -> Dataset:
     if binarisation not in BINARISATIONS:
         raise ValueError(f"binarisation must be one of {', '.join(BINARISATIONS)}, not {binarisation!r}")
     train, _, test, _ = _read(source, *_folders(source, root))
@@ -147,16 +147,18 @@ def _load(source: Source, binarisation: str, root: Path | None) -> Dataset:
     return Dataset(chosen[:TRAIN_IMAGES], binary[TRAIN_IMAGES:], binary_test, dynamic)
 
 
-def load_labels(root: Path | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def load_labels(root: Path | str | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The digits in the three sets of :func:`load_mnist`, each ``(images,)``."""
     _, train, _, test = _read(MNIST, *_folders(MNIST, root))
     return train[:TRAIN_IMAGES].clone(), train[TRAIN_IMAGES:].clone(), test.clone()
 
 
-def _folders(source: Source, root: Path | None) -> tuple[Path, Path]:
+def _folders(source: Source, root: Path | str | None) -> tuple[Path, Path]:
     """Where the files are unpacked, and where they may lie packed."""
-    default = root or default_root(source)
-    return default, root or source.shipped or default
+    if root is not None:
+        return Path(root), Path(root)
+    cache = default_root(source)
+    return cache, source.shipped or cache
 
 
 @lru_cache(maxsize=1)

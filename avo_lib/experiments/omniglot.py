@@ -23,7 +23,7 @@ SHUFFLE_SEED = 2015
 TRAIN_IMAGES, VALIDATION_IMAGES = 23_000, 1345  # of the papers' 24,345; all others are for testing
 
 
-def load_omniglot(binarisation: str = "dynamic", root: Path | None = None) -> Dataset:
+def load_omniglot(binarisation: str = "dynamic", root: Path | str | None = None) -> Dataset:
     """OMNIGLOT, whose ink is 1: 23,000 training images, 1,345 to validate, the other 8,115 to test.
 
     Args:
@@ -39,7 +39,7 @@ def load_omniglot(binarisation: str = "dynamic", root: Path | None = None) -> Da
     """
     if binarisation not in BINARISATIONS:
         raise ValueError(f"binarisation must be one of {', '.join(BINARISATIONS)}, not {binarisation!r}")
-    grey = _read(root or cache_folder("omniglot"))
+    grey = _read(cache_folder("omniglot") if root is None else Path(root))
     grey = grey[torch.randperm(len(grey), generator=torch.Generator().manual_seed(SHUFFLE_SEED))]
     binary = binarise(grey, generator=torch.Generator().manual_seed(BINARISATION_SEED))
     dynamic = binarisation == "dynamic"

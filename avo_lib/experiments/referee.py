@@ -72,13 +72,13 @@ def encoder_chain(model: VAE, x: Tensor, kernels: list[HMC]) -> Chain:
     return Chain(own.proposal, kernels, path)
 
 
-def referee_file(experiment: str, method: str, seed: int, folder: Path = RESULTS) -> Path:
+def referee_file(experiment: str, method: str, seed: int, folder: Path | str = RESULTS) -> Path:
     """The file of a verdict, three folders deep, apart from the results that it judges."""
-    return result_file(experiment, method, seed, folder / "referee")
+    return result_file(experiment, method, seed, Path(folder) / "referee")
 
 
 def referee(
-    experiment: str, method: str, seed: int = 0, config: RefereeConfig | None = None, *, results: Path = RESULTS
+    experiment: str, method: str, seed: int = 0, config: RefereeConfig | None = None, *, results: Path | str = RESULTS
 ) -> dict[str, Any]:
     """Judge published weights on test images and on images that the model itself has drawn; a finished verdict is read.
 
@@ -112,7 +112,7 @@ def referee(
     return once(file, asdict(config), lambda: (_judged(experiment, method, seed, config, results), {}), kinds)
 
 
-def _judged(experiment: str, method: str, seed: int, config: RefereeConfig, results: Path) -> dict[str, Any]:
+def _judged(experiment: str, method: str, seed: int, config: RefereeConfig, results: Path | str) -> dict[str, Any]:
     model = load_model(experiment, method, seed, results=results).requires_grad_(False)
     data, generator = find(experiment, method).data(), torch.Generator().manual_seed(EVALUATION_SEED)
     if config.images > (there := len(data.held_out())):

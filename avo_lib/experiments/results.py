@@ -72,13 +72,14 @@ def read_result(file: Path) -> dict[str, Any]:
     return read(file, check)
 
 
-def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
+def load_results(folder: Path | str = RESULTS) -> list[dict[str, Any]]:
     """All results in a folder, in the order of their names; hidden folders and files are passed over.
 
     Raises:
         ValueError: If a file is not a result; the message names it.
         OSError: If a folder or a file cannot be read.
     """
+    folder = Path(folder)
     if not folder.exists():
         return []
     files = [file for part in _visible(folder) if part.is_dir() for file in _visible(part) if file.suffix == ".json"]
