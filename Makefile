@@ -38,10 +38,9 @@ lab: .venv/.installed ## Open the chapters in JupyterLab, with theorems and refe
 test: .venv/.installed ## Run all tests, and every notebook cell against its stored output, one process a core
 	@$(BIN)/pytest --nbval --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-plain: .venv/.installed ## Run the notebooks that compute what they show once more, under the plainest arithmetic of a processor
+plain: .venv/.installed ## Run every notebook once more, under the plainest arithmetic of a processor
 	@ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
-	  $(BIN)/pytest --nbval --numprocesses auto --dist loadfile --no-loadscope-reorder \
-	  $(addprefix book/,annealing collapse foundations richer reference experiments/robustness.ipynb)
+	  $(BIN)/pytest --nbval --numprocesses auto --dist loadfile --no-loadscope-reorder book
 
 check: .venv/.installed ## Run what is quick: linters, types, unit tests, doctests, notebook hygiene
 	@$(BIN)/ruff check .
