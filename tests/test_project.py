@@ -26,7 +26,7 @@ ORDER = """
     files checks numerics estimate testing counting targets landmarks paths schedules kernels chain momentum objectives
     controls pathwise balance annealing evaluation smc nested collapse models gaps data checkpoint training
     experiments.mnist experiments.omniglot experiments.records experiments.results experiments.protocols
-    experiments.campaign experiments.referee experiments.energies experiments.biased_noise
+    experiments.costs experiments.campaign experiments.referee experiments.energies experiments.biased_noise
     experiments.eight_modes experiments.regressions experiments.ascent experiments.dynamics
     experiments.contestants experiments.benchmark
     experiments.inference experiments.commands experiments.toy_commands experiments.command_line

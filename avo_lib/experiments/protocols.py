@@ -117,10 +117,11 @@ def _methods(base: Experiment, T: int = 5) -> dict[str, Experiment]:
     }
 
 
-def _flows(base: Experiment, T: int = 5) -> dict[str, Experiment]:
-    """Inverse autoregressive flows of the same depth and width; ``base`` is the plain VAE."""
+def _report(base: Experiment, T: int = 5) -> dict[str, Experiment]:
+    """These methods, inverse autoregressive flows of the same depth and width, and IWAE's other gradient."""
     iaf = replace(base, model=replace(base.model, T=T, kernel="autoregressive"))
-    return {"iaf": iaf, "avo_iaf": _train(iaf, objective=AVO(0.2))}
+    flows = {"iaf": iaf, "avo_iaf": _train(iaf, objective=AVO(0.2))}
+    return _methods(base, T) | flows | {"dreg": _train(base, objective=DReG(5))}
 
 
 def _steps(base: Experiment) -> int:  # steps in an epoch
@@ -145,9 +146,9 @@ def _some(methods: dict[str, Experiment], *names: str) -> dict[str, Experiment]:
     return {name: methods[name] for name in names}
 
 
-def _wide(base: Experiment) -> Experiment:
-    """Kernels that start with four times the usual standard deviation."""
-    return replace(base, model=replace(base.model, std_init=0.2))
+def _wide(base: Experiment, std: float = 0.2) -> Experiment:
+    """Kernels that start with another standard deviation, as a rule four times the usual one."""
+    return replace(base, model=replace(base.model, std_init=std))
 
 
 def _search() -> dict[str, Experiment]:
@@ -166,7 +167,6 @@ def _search() -> dict[str, Experiment]:
 def _readings(base: Experiment) -> dict[str, Experiment]:
     """What the paper's AVO might have been, and what might look like it; ``base`` is the plain VAE."""
     hvi, avo = (_methods(base)[name] for name in ("hvi", "avo"))
-    very_wide = replace(hvi, model=replace(hvi.model, std_init=1.0))
     warm_up = base.train.beta
     assert isinstance(warm_up, WarmUp)
     encoder = AVO(0.2, also=("features", "proposal"))
@@ -185,8 +185,8 @@ def _readings(base: Experiment) -> dict[str, Experiment]:
         "avo_everything": _train(hvi, objective=everything),
         "avo_everything_wide": _train(_wide(hvi), objective=everything),
         "avo_everything_half_wide": _train(_wide(hvi), objective=replace(everything, share=0.5)),
-        "avo_everything_very_wide": _train(very_wide, objective=everything),
-        "hvi_very_wide": very_wide,
+        "avo_everything_very_wide": _train(_wide(hvi, 1.0), objective=everything),
+        "hvi_very_wide": _wide(hvi, 1.0),
         "vae_noise15": _train(base, objective=NoisyEncoder(0.15)),
         "vae_noise30": _train(base, objective=NoisyEncoder(0.3)),
         "vae_noise50": _train(base, objective=NoisyEncoder(0.5)),
@@ -224,9 +224,9 @@ def _stronger() -> dict[str, Experiment]:
 
 
 EXPERIMENTS = {
-    "report": _methods(_REPORT) | _flows(_REPORT) | {"dreg": _train(_REPORT, objective=DReG(5))},
+    "report": _report(_REPORT),
     "report_fixed": _methods(replace(_REPORT, binarisation="fixed")),
-    "report_long": _some(_methods(_train(_REPORT, epochs=100)), "vae", "hvi", "avo"),
+    "report_long": _report(_train(_REPORT, epochs=100)),
     "paper": _methods(_PAPER) | _readings(_PAPER),
     "screening": _screening(),
     "fashion": _fashion(),
