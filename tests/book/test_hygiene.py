@@ -294,8 +294,8 @@ def test_no_chapter_writes_what_another_has() -> None:
 
 def test_no_chapter_writes_students_interval() -> None:
     """It is ``half_width`` of ``avo_lib.show.numbers``, which is tested, or scipy's."""
-    written = re.compile(r"t\.ppf\([^()]*(\([^()]*\)[^()]*)*\) \* [^\n]*(\.sem\(|\.std\()")
-    assert written.search("stats.t.ppf(0.975, len(gain) - 1) * gain.sem()")
+    written = re.compile(r"t\.ppf\([^()]*(\([^()]*\)[^()]*)*\) \* [^\n]*(\.sem\(|\.std\()|\b(4\.303|3\.182|2\.776)\b")
+    assert written.search("stats.t.ppf(0.975, len(gain) - 1) * gain.sem()") and written.search("4.303 * gain.sem()")
     assert not written.search("stats.t.ppf(0.975, free) * error")  # of a spread that many methods share
     for path in NOTEBOOKS:
         for number, cell in enumerate(code_cells(path)):
