@@ -103,7 +103,7 @@ class Experiment:
 
 
 def _methods(base: Experiment, T: int = 5) -> dict[str, Experiment]:
-    """The methods compared under one protocol; ``base`` is the plain VAE."""
+    """The eight methods compared under one protocol; ``base`` is the plain VAE."""
     chain = replace(base, model=replace(base.model, T=T))
     return {
         "vae": base,
@@ -118,7 +118,7 @@ def _methods(base: Experiment, T: int = 5) -> dict[str, Experiment]:
 
 
 def _report(base: Experiment, T: int = 5) -> dict[str, Experiment]:
-    """These methods, inverse autoregressive flows of the same depth and width, and IWAE's other gradient."""
+    """The eight, inverse autoregressive flows of the same depth and width, and IWAE's other gradient."""
     iaf = replace(base, model=replace(base.model, T=T, kernel="autoregressive"))
     flows = {"iaf": iaf, "avo_iaf": _train(iaf, objective=AVO(0.2))}
     return _methods(base, T) | flows | {"dreg": _train(base, objective=DReG(5))}

@@ -294,7 +294,9 @@ def test_no_chapter_writes_what_another_has() -> None:
 
 def test_no_chapter_writes_students_interval() -> None:
     """It is ``half_width`` of ``avo_lib.show.numbers``, which is tested, or scipy's."""
-    written = re.compile(r"t\.ppf\([^()]*(\([^()]*\)[^()]*)*\) \* [^\n]*(\.sem\(|\.std\()|\b(4\.303|3\.182|2\.776)\b")
+    by_hand = r"t\.ppf\([^()]*(\([^()]*\)[^()]*)*\) \* [^\n]*(\.sem\(|\.std\()"
+    typed = r"\b(4\.303|3\.182|2\.776|2\.262|2\.093)\b"
+    written = re.compile(f"{by_hand}|{typed}")
     assert written.search("stats.t.ppf(0.975, len(gain) - 1) * gain.sem()") and written.search("4.303 * gain.sem()")
     assert not written.search("stats.t.ppf(0.975, free) * error")  # of a spread that many methods share
     for path in NOTEBOOKS:
