@@ -11,8 +11,7 @@ import nbformat
 import pytest
 
 from tools import notebooks as tool
-
-VIEW, STATE = tool.VIEW, tool.STATE
+from tools.widgets import STATE, VIEW
 
 
 def model(name: str, **state: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Measures what running each chapter takes, for the page of running times: `python tools/times.py [NOTEBOOK ...]`.
 
-These are the processor time and peak memory of a notebook's kernel and its children, on one thread. Both are the same
-on a busy machine, as wall-clock time is not. They are written to `results/times.json`, which keeps what is not measured
-anew. The page that reads it is not measured.
+These are the processor time and peak memory of a notebook's kernel and its children, on one thread. Unlike wall-clock
+time, neither counts the wait for a processor; but what runs on the other thread of the same core slows each instruction
+down, by a quarter up to as much again, so measure on a quiet machine. They are written to `results/times.json`, which
+keeps what is not measured anew. The page that reads it is not measured.
 """
 
 from __future__ import annotations
