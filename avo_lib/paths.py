@@ -144,12 +144,16 @@ class AmortisedPath:
         return log_prior if t == 0 < last else log_prior + self.alphas[t] * self.log_likelihood(z)
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
-        """Log f_t(z_t) for t = 1 … T; one stacked call for all t < T, with the model held constant."""
-        early, log_f = zs[:-1], beta * self.log_prior(zs[-1:]) + self.log_likelihood(zs[-1:])
-        if not len(early):
-            return log_f
-        alpha = _beside(self.alphas[1:-1], zs).reshape(-1, *[1] * (zs.dim() - 2))
-        return torch.cat([beta * self.log_prior_frozen(early) + alpha * self.log_likelihood_frozen(early), log_f])
+        """Log f_t(z_t) for t = 1 … T, with the model held constant for t < T.
+
+        One call for each station: in one stacked call batch normalisation would tie the stations to each other.
+        """
+        alphas = _beside(self.alphas[1:], zs)
+        early = [
+            beta * self.log_prior_frozen(z) + alpha * self.log_likelihood_frozen(z)
+            for alpha, z in zip(alphas[:-1], zs[:-1], strict=True)
+        ]
+        return torch.stack([*early, beta * self.log_prior(zs[-1]) + alphas[-1] * self.log_likelihood(zs[-1])])
 
 
 def linear_alphas(T: int) -> Tensor:

@@ -108,6 +108,16 @@ def test_amortised_avo_does_not_leak(batch_norm, x):
             assert of_avo[name].abs().sum() > 0 and not close(of_elbo[name], of_avo[name]), name
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_step_of_a_model_learns_from_its_own_target_alone(batch_norm, x):
+    """With batch norm too, whose statistics would tie stations that are decoded in one call."""
+    model = small_vae(T=4, batch_norm=batch_norm).train()
+    for t in range(4):
+        log_v = model.chain(x).sample(detach=True, generator=seeded()).log_v()[t]
+        got = {name: grad.abs().sum() > 0 for name, grad in gradients(model, log_v).items() if ".q." in name}
+        assert all(moved == name.startswith(f"kernels.{t}.") for name, moved in got.items())
+
+
 def elbo_of(model, x, objective):
     """The bound on the noise that an objective of one seed draws: after its coin, if it tosses one."""
     generator = seeded()
