@@ -5,11 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avo_lib.axes import check_draws, check_move
 from avo_lib.chain import Chain
 from avo_lib.checks import check_count
 from avo_lib.estimate import check_enough
 from avo_lib.kernels import MetropolisKernel
-from avo_lib.numerics import Noise, check_axes
+from avo_lib.numerics import Noise
+
+
+def move(chain: Chain, t: int, z: Tensor, *, generator: Noise = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Kernel t of a chain, with its acceptance.
+
+    Args:
+        chain: The chain.
+        t: The step, from 1 to T.
+        z: Points ``(..., dim)``.
+        generator: Source of the noise.
+
+    Returns:
+        The moved points, the log ratio of the kernel's densities in nats ``(...)``, and the mean probability with which
+        it accepts: 1 if it never rejects.
+    """
+    kernel, log_f = chain.kernels[t - 1], chain.target(t)
+    if isinstance(kernel, MetropolisKernel):
+        moved, log_ratio, rate = kernel.transition(z, log_f, generator=generator)
+    else:
+        moved, log_ratio = kernel.forward(z, log_f, chain.context, generator=generator)
+        rate = moved.new_ones(())
+    return moved, check_move(f"kernel {t}", z, moved, log_ratio), rate.mean()
 
 
 def anneal(chain: Chain, samples: int, *, least: int = 1, generator: Noise = None) -> tuple[Tensor, Tensor]:
@@ -29,17 +52,14 @@ def anneal(chain: Chain, samples: int, *, least: int = 1, generator: Noise = Non
     """
     rates = []
     with torch.no_grad():
-        z, log_q0 = chain.proposal.sample((check_count("samples", samples),), generator=generator)
-        log_w = -check_axes("the proposal", log_q0, z)
+        shape = (check_count("samples", samples),)
+        z, log_q0 = check_draws(shape, *chain.proposal.sample(shape, generator=generator))
+        log_w = -log_q0
         if 1 not in log_w.shape[1:]:  # else log f may have more data
             check_enough(log_w.numel(), "weights", least)
-        for t, kernel in enumerate(chain.kernels, start=1):
-            if isinstance(kernel, MetropolisKernel):
-                z, log_ratio, rate = kernel.transition(z, chain.target(t), generator=generator)
-            else:
-                z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
-                rate = z.new_ones(())
-            log_w = log_w + check_axes(f"kernel {t}", log_ratio, z)
-            rates.append(rate.mean())
+        for t in range(1, len(chain.kernels) + 1):
+            z, log_ratio, rate = move(chain, t, z, generator=generator)
+            log_w = log_w + log_ratio
+            rates.append(rate)
         log_w = log_w + chain.target(len(chain.kernels))(z)
     return log_w, torch.stack(rates) if rates else log_w.new_ones(0)

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from avo_lib.axes import check_draws, check_move
 from avo_lib.kernels import Kernel
 from avo_lib.numerics import LOG_2PI, Noise, check_axes, log_normal, standard_normal, sum_last
 from avo_lib.paths import LogDensity, Path
@@ -38,17 +39,16 @@ class Proposal(Protocol):
         """Log q_0(z) in nats, ``(..., dim)`` to ``(...)``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaussian:
     """A diagonal Gaussian proposal.
 
     Attributes:
-        mean: Mean ``(..., dim)``; an integer tensor raises a ValueError, because draws are not whole numbers.
-        std: Standard deviation ``(..., dim)``; a ValueError if mean and std are both ``()``, without a last axis.
+        mean: Mean ``(..., dim)``; a TypeError if it is no tensor, a ValueError if of integers: draws are not whole.
+        std: Standard deviation ``(..., dim)``, positive; a ValueError if neither it nor the mean has a last axis.
 
-    >>> z, log_q = Gaussian(torch.zeros(3, 2), torch.ones(3, 2)).sample((5,))
-    >>> z.shape, log_q.shape
-    (torch.Size([5, 3, 2]), torch.Size([5, 3]))
+    >>> [part.shape for part in Gaussian(torch.zeros(3, 2), torch.ones(3, 2)).sample((5,))]
+    [torch.Size([5, 3, 2]), torch.Size([5, 3])]
     """
 
     mean: Tensor
@@ -56,6 +56,8 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         """Refuse points without a last axis: a hundred draws in one dimension would pass for one in a hundred."""
+        if not isinstance(self.mean, Tensor) or not isinstance(self.std, Tensor):
+            raise TypeError("a Gaussian's mean and std are tensors, such as torch.zeros(2) and torch.ones(2)")
         if self.mean.dim() == self.std.dim() == 0:
             raise ValueError("a Gaussian needs a last axis, even in one dimension: torch.tensor([mean]), not shape ()")
         if not self.mean.is_floating_point():
@@ -73,21 +75,20 @@ class Gaussian:
         return log_normal(z, self.mean, self.std)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawn:
     """Any distribution as a proposal: one of ``torch.distributions``, a normalising flow, or your own.
 
     Attributes:
         distribution: An object with ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw;
-            wrap a distribution of independent coordinates in ``torch.distributions.Independent``. Its draws come from
-            the global random state: a generator (the first of several) seeds only the CPU's, and only for the draw.
-            Without ``rsample`` neither the draws nor their log density carry a gradient: use :mod:`avo_lib.balance`.
+            wrap independent coordinates in ``torch.distributions.Independent``. Its draws come from the global random
+            state: a generator (the first of several) seeds only the CPU's, for the draw alone. Without ``rsample`` no
+            gradient reaches the draws or their log density: use :mod:`avo_lib.balance`.
 
     >>> from torch.distributions import MultivariateNormal
     >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))
-    >>> z, log_q = proposal.sample((5,))
-    >>> z.shape, log_q.shape
-    (torch.Size([5, 2]), torch.Size([5]))
+    >>> [part.shape for part in proposal.sample((5,))]
+    [torch.Size([5, 2]), torch.Size([5])]
     """
 
     distribution: Any
@@ -109,7 +110,7 @@ class Drawn:
         return check_axes("log_prob of the distribution", self.distribution.log_prob(z), z)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """Draws z_0 … z_T of a chain, with everything that its weights are made of.
 
@@ -128,7 +129,7 @@ class Trajectory:
     detached: int = 0
 
     def log_w(self, beta: float = 1.0) -> Tensor:
-        r"""The trajectory's log weight; its mean is the ELBO.
+        r"""The trajectory's log weight; its mean is the ELBO. On a detached trajectory a value without a gradient.
 
         The f_t between the ends cancel: :math:`\log w = \log f_T(z_T) - \log q_0(z_0) + \sum_t \log r_t/q_t`.
 
@@ -140,13 +141,14 @@ class Trajectory:
         """
         divergence = sum(self.log_ratio, start=-self.log_q0)
         log_f = self.path.log_density(len(self.log_ratio), self.z[-1], beta)
-        return check_axes("the path", log_f, self.z[-1]) + beta * divergence
+        log_w = check_axes("the path", log_f, self.z[-1]) + beta * divergence
+        return log_w.detach() if self.detached else log_w
 
     def log_v(self, beta: float = 1.0) -> Tensor:
         """The incremental log weights log v_1 … log v_T.
 
         On a detached trajectory the gradient of each log v_t reaches only the kernel of its own step, so the subtracted
-        log f_{t−1}(z_{t−1}) is a constant. If no kernel uses log f, a model inside the path sees the last target only.
+        log f_{t−1}(z_{t−1}) is a constant. If no kernel uses log f, an amortised model sees the last target only.
 
         Args:
             beta: As in :meth:`log_w`.
@@ -161,15 +163,14 @@ class Trajectory:
             raise ValueError("a chain without kernels has no increments: its one weight is log_w()")
         reached = check_axes("the path's ladder", self.path.log_ladder(zs := torch.stack(self.z[1:]), beta), zs)
         start = check_axes("the path", self.path.log_density(0, self.z[0], beta), self.z[0])
-        left = torch.cat([start[None], reached[:-1]])
-        if self.detached > 1:
-            left = torch.cat([left[: self.detached - 1], left[self.detached - 1 :].detach()])
-        elif self.detached:  # even an empty part of the graph would bring zero gradients, on which Adam moves
-            left = left.detach()
+        left = torch.cat([start.expand_as(reached[0])[None], reached[:-1]])  # log f may have more data than q_0
+        if self.detached:  # even an empty part of the graph would bring zero gradients, on which Adam moves
+            held = left[self.detached - 1 :].detach()
+            left = held if self.detached == 1 else torch.cat([left[: self.detached - 1], held])
         return reached - left + beta * torch.stack(self.log_ratio)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain:
     """Proposal, kernels and path: everything about a method but its objective.
 
@@ -219,14 +220,13 @@ class Chain:
         """
         if not 0 <= detach <= max(len(self.kernels), 2):  # from step 2 on, a chain of one step learns as a whole
             raise ValueError(f"a chain of {len(self.kernels)} kernels cannot be held constant from step {detach} on")
-        z, log_q0 = self.proposal.sample(shape, generator=generator)
-        check_axes("the proposal", log_q0, z)
+        z, log_q0 = check_draws(shape, *self.proposal.sample(shape, generator=generator))
         zs, log_ratios = [z], []
         for t, kernel in enumerate(self.kernels, start=1):
             z_prev = z.detach() if detach and t >= detach else z
             z, log_ratio = kernel.forward(z_prev, self.target(t), self.context, generator=generator)
             zs.append(z)
-            log_ratios.append(check_axes(f"kernel {t}", log_ratio, z))
+            log_ratios.append(check_move(f"kernel {t}", z_prev, z, log_ratio))
         return Trajectory(tuple(zs), log_q0, tuple(log_ratios), self.path, int(detach))
 
     def sample_reverse(self, z: Tensor, *, generator: Noise = None) -> Trajectory:
@@ -243,8 +243,8 @@ class Chain:
         """
         zs, log_ratios = [z], []
         for t in range(len(self.kernels), 0, -1):
-            z, log_ratio = self.kernels[t - 1].reverse(z, self.target(t), self.context, generator=generator)
+            z, log_ratio = self.kernels[t - 1].reverse(zs[-1], self.target(t), self.context, generator=generator)
+            log_ratios.append(check_move(f"kernel {t}", zs[-1], z, log_ratio))
             zs.append(z)
-            log_ratios.append(check_axes(f"kernel {t}", log_ratio, z))
         log_q0 = check_axes("log_prob of the proposal", self.proposal.log_prob(z), z)
         return Trajectory(tuple(zs[::-1]), log_q0, tuple(log_ratios[::-1]), self.path)

@@ -1,10 +1,14 @@
-"""What every configuration refuses at once: numbers that cannot be counts, values that cannot be rates or lengths."""
+"""What is refused at once: numbers that cannot be counts, rates or lengths, and models that still train."""
 
 from __future__ import annotations
 
 import math
 from operator import index
 from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
@@ -45,6 +49,18 @@ def check_counts(config: Any, *names: str, least: int = 1) -> None:
         object.__setattr__(config, name, check_count(name, getattr(config, name), least))
 
 
+def is_positive(value: Any) -> bool:
+    """Whether a value is one number, positive and finite.
+
+    >>> is_positive(0.5), is_positive(True), is_positive([0.5, 0.5])
+    (True, False, False)
+    """
+    try:
+        return not isinstance(value, bool) and bool(0 < value < math.inf)
+    except (TypeError, ValueError, RuntimeError):  # no number, or several of numpy or torch
+        return False
+
+
 def check_positive(config: Any, *names: str) -> None:
     """Refuse fields that are not positive and finite: rates, step sizes, deviations.
 
@@ -53,14 +69,28 @@ def check_positive(config: Any, *names: str) -> None:
         names: Names of the fields that must be positive.
 
     Raises:
-        ValueError: If one of them is not positive and finite; the message names it.
+        ValueError: If one of them is not one number, positive and finite; the message names it.
 
     >>> from types import SimpleNamespace
     >>> check_positive(SimpleNamespace(lr=0.0), "lr")
     Traceback (most recent call last):
     ...
-    ValueError: lr must be positive and finite, not 0.0
+    ValueError: lr must be one number, positive and finite, not 0.0
     """
     for name in names:
-        if not 0 < (value := getattr(config, name)) < math.inf:
-            raise ValueError(f"{name} must be positive and finite, not {value!r}")
+        if not is_positive(value := getattr(config, name)):
+            raise ValueError(f"{name} must be one number, positive and finite, not {value!r}")
+
+
+def check_evaluating(model: Any) -> None:
+    """Refuse a model whose batch norm or dropout still trains: the images of a batch would change each other's numbers.
+
+    Args:
+        model: Anything; only a module of torch can be in training mode.
+
+    Raises:
+        ValueError: If one of its layers is.
+    """
+    layers = model.modules() if isinstance(model, nn.Module) else ()
+    if any(layer.training for layer in layers if isinstance(layer, _BatchNorm | _DropoutNd)):
+        raise ValueError("put the model in evaluation mode first, model.eval(): its batch norm or dropout still trains")

@@ -13,7 +13,7 @@ from torch import Tensor
 from avo_lib import estimate
 from avo_lib.annealing import anneal
 from avo_lib.chain import Chain, Trajectory
-from avo_lib.checks import check_count
+from avo_lib.checks import check_count, check_evaluating
 from avo_lib.estimate import Bracket, Estimate
 from avo_lib.numerics import Noise, effective_sample_size, log_mean_exp
 
@@ -177,7 +177,7 @@ def log_likelihood(
     Image i draws from generators of its own: neither ``rows`` nor later images change them (with a Gaussian proposal).
 
     Args:
-        model: Anything with ``chain(x)``; put it in evaluation mode first.
+        model: Anything with ``chain(x)``, in evaluation mode.
         x: Binary images ``(images, pixels)``.
         samples: Number K of samples for each image; memory does not grow with it.
         curve: Smaller K at which to report the mean NLL too, averaged over disjoint groups of the same draws.
@@ -188,10 +188,11 @@ def log_likelihood(
         Log-likelihoods, in nats.
 
     Raises:
-        ValueError: If there are no images or no samples.
+        ValueError: If there are no images or no samples, or batch norm or dropout is in training mode.
     """
-    if len(x) == 0 or samples < 1:
-        raise ValueError(f"need at least one image and one sample, got {len(x)} and {samples}")
+    check_evaluating(model)
+    if len(x) == 0 or min(samples, *curve, 1) < 1:
+        raise ValueError(f"need at least one image and one sample, got {len(x)} and {(*curve, samples)}")
     seed = int(torch.randint(2**40, (), generator=generator, device=generator.device if generator else "cpu"))
     block = min(BLOCK, samples)
     images = max(1, rows // block)
@@ -229,7 +230,7 @@ def average_bound(
     """The ELBO, averaged over images with one trajectory each, and its Kullback-Leibler part.
 
     Args:
-        model: Anything with ``chain(x)``; put it in evaluation mode first.
+        model: Anything with ``chain(x)``, in evaluation mode, or a ValueError.
         x: Binary images ``(images, pixels)``, at least two, or a ValueError.
         rows: Number of images evaluated at a time.
         generator: Source of the noise.
@@ -238,6 +239,7 @@ def average_bound(
         The ELBO, and E log p(x|z_T) − ELBO, both in nats. The latter is NaN where the path is that of an energy, such
         as a :class:`GeometricPath <avo_lib.paths.GeometricPath>`: beta = 0 does not take the prior out of its log f_T.
     """
+    check_evaluating(model)
     estimate.check_enough(len(x), "images")
     with torch.no_grad():
         draws = [model.chain(part).sample(generator=generator) for part in x.split(rows)]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avo_lib.annealing import anneal
 from avo_lib.chain import Chain, Gaussian
-from avo_lib.checks import check_counts
+from avo_lib.checks import check_counts, check_evaluating
 from avo_lib.evaluation import LatentVariableModel
 from avo_lib.kernels import HMC, tune_step_sizes
 from avo_lib.models.iterative import elbo_gradient, gaussian
@@ -102,6 +102,7 @@ def measure_gaps(
 
     Raises:
         TypeError: If the proposal is not a Gaussian.
+        ValueError: If there are no pilot images, or batch norm or dropout is in training mode.
     """
     config, generator = config or GapConfig(), generator or torch.Generator(x.device)
     kernels = _tuned(model, pilot, config, generator)
@@ -143,7 +144,13 @@ def measure_bracket(
 
     Returns:
         Upper minus lower estimate of each image's log p in nats, ``(images,)``; its mean is positive in expectation.
+
+    Raises:
+        TypeError: As for :func:`measure_gaps`.
+        ValueError: As for :func:`measure_gaps`, and unless there is a latent for each image.
     """
+    if z.shape[:1] != x.shape[:1]:
+        raise ValueError(f"need a latent for each of {len(x)} images, not {tuple(z.shape)}")
     config, generator = config or GapConfig(), generator or torch.Generator(x.device)
     kernels, log_f = _tuned(model, pilot, config, generator), _target(model, x)
     lam = fit_gaussians(log_f, _start(model, x, config, generator), config, generator)
@@ -179,6 +186,9 @@ def gaussian_chain(log_f: LogDensity, lam: Tensor, kernels: list[HMC]) -> Chain:
 
 
 def _tuned(model: LatentVariableModel, pilot: Tensor, config: GapConfig, generator: torch.Generator) -> list[HMC]:
+    check_evaluating(model)
+    if not len(pilot):
+        raise ValueError("need at least one pilot image, on which the step sizes are tuned")
     log_f = _target(model, pilot)
     lam = fit_gaussians(log_f, _start(model, pilot, config, generator), config, generator)
     chain = gaussian_chain(log_f, lam, [HMC(0.5)] * config.T)

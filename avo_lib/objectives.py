@@ -46,7 +46,7 @@ def elbo(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
     lower bound on log Z if beta = 1; if beta < 1 it is no bound, and for a model with beta > 1 a looser one.
 
     Args:
-        trajectory: Trajectories of any chain.
+        trajectory: Trajectories of any chain; detached ones have a value here, and no gradient.
         beta: Weight of the Kullback-Leibler part.
 
     Returns:
@@ -73,8 +73,10 @@ def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) ->
 
     Step t then fits its own annealed target :math:`f_t` (Huang et al. 2018, arXiv 1809.01818, eq. 4). With the term of
     the proposal, which is held constant too, the value telescopes to that of the ELBO, log w on the same draws; only
-    the gradients of the kernels before the last differ. A model inside the path gets the ELBO's gradient, if no kernel
-    uses log f; the proposal gets none, and learns in ELBO steps.
+    the gradients of the kernels before the last differ. The proposal gets none, and learns in ELBO steps. A model in
+    an :class:`AmortisedPath <avo_lib.paths.AmortisedPath>` gets the ELBO's gradient, if no kernel uses log f. On a
+    :class:`GeometricPath <avo_lib.paths.GeometricPath>` what its two densities learn comes from every target: where f_0
+    is a proposal that learns, give the path a copy that does not, ``Gaussian(mean.detach(), std.detach()).log_prob``.
 
     Args:
         trajectory: A trajectory drawn with ``detach=True`` from a chain with at least one kernel; with ``detach=2`` the

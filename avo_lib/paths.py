@@ -33,7 +33,8 @@ class Path(Protocol):
 
 
 def _check_alphas(alphas: Alphas) -> Tensor:
-    alphas = torch.as_tensor(alphas)
+    if not isinstance(alphas, Tensor):  # stacked, so that numbers with a gradient keep it
+        alphas = torch.stack([torch.as_tensor(alpha) for alpha in alphas])
     if traced():
         return alphas
     rise = alphas.dim() == 1 and len(alphas) > 0 and alphas[-1] == 1 and bool((alphas.diff() >= 0).all())  # no NaN
@@ -74,7 +75,8 @@ class GeometricPath:
     r"""The geometric path :math:`\log f_t = (1-\alpha_t)\log f_0 + \alpha_t\log f_T` between two densities.
 
     An energy has no prior, so ``beta`` does not act on f_t here; it weighs −log q_0 and the kernels' log ratios (see
-    :meth:`avo_lib.chain.Trajectory.log_w`), as in appendix D of Huang et al. 2018 (arXiv 1809.01818).
+    :meth:`avo_lib.chain.Trajectory.log_w`), as in appendix D of Huang et al. 2018 (arXiv 1809.01818). Parameters of the
+    two densities learn from every target of the path, in AVO too; hold constant there what should not.
 
     Args:
         log_f0: Log density of the base.

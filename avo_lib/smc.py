@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from avo_lib import estimate
+from avo_lib.annealing import move
+from avo_lib.axes import check_draws
 from avo_lib.chain import Chain, Proposal
 from avo_lib.estimate import Estimate
 from avo_lib.kernels import Kernel, MetropolisKernel
@@ -118,19 +120,17 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
         raise ValueError(f"need 0 <= threshold <= 1 and at least two samples, got {threshold} and {samples}")
     steps: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
-        z, log_q0 = chain.proposal.sample((samples,), generator=generator)
-        log_w = -check_axes("the proposal", log_q0, z)  # without the last target, which is added where it is needed
+        z, log_q0 = check_draws((samples,), *chain.proposal.sample((samples,), generator=generator))
+        log_w = -log_q0  # without the last target, which is added where it is needed
         for t, kernel in enumerate(chain.kernels, start=1):
-            if isinstance(kernel, MetropolisKernel):
+            if first := isinstance(kernel, MetropolisKernel):
                 z, log_w, *record = _resampled(z, log_w, chain.target(t), threshold, generator)
-                z, log_ratio, rate = kernel.transition(z, chain.target(t), generator=generator)
-                log_w = log_w + check_axes(f"kernel {t}", log_ratio, z)
-            else:
-                z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
-                log_w, rate = log_w + check_axes(f"kernel {t}", log_ratio, z), z.new_ones(())
+            z, log_ratio, rate = move(chain, t, z, generator=generator)
+            log_w = log_w + log_ratio
+            if not first:
                 still = threshold if t < len(chain.kernels) else 0.0  # at the end copies would only lose points
                 z, log_w, *record = _resampled(z, log_w, chain.target(t), still, generator)
-            steps.append((*record, rate.mean()))
+            steps.append((*record, rate))
         log_w = log_w + chain.target(len(chain.kernels))(z)
     empty = (log_w[:0], _themselves(log_w)[None][:0], log_w.new_ones(0))
     ess, ancestors, acceptance = map(torch.stack, zip(*steps, strict=True)) if steps else empty
@@ -147,7 +147,9 @@ def _resampled(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Points and weights (without f) after resampling where too few carry weight; the ESS before it; the parents."""
     log_f = log_density(z)
-    whole, parents = log_w + log_f, _themselves(log_w)
+    whole = log_w + log_f
+    z, log_w = z.expand(*whole.shape, -1), log_w.expand_as(whole)  # log f may have more data than the proposal
+    parents = _themselves(whole)
     ess = effective_sample_size(whole)
     if threshold:
         u = torch.special.ndtr(standard_normal(z[0, ..., :1], generator)[..., 0])
@@ -228,9 +230,7 @@ def adaptive_alphas(
             slope = check_axes("log_fT", log_fT(z), z) - base.log_prob(z)
             some, none = int(slope.isfinite().sum()), int((slope == -torch.inf).sum())
             if not some or some + none < samples:
-                raise ValueError(
-                    f"at {samples} pilot points log_fT is finite {some} and -inf {none} times: need one, and no NaN"
-                )
+                raise ValueError(f"at {samples} pilot points log_fT is finite {some} and -inf {none} times: need one")
             least, low, high = share * samples, alphas[-1], 1.0
             whole = conditional_ess(log_w, (high - low) * slope) >= least
             for _ in range(0 if whole else HALVINGS):

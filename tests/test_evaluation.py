@@ -10,6 +10,7 @@ from exact import linear_gaussian_chain
 from avo_lib import estimate
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import BLOCK, ais, average_bound, kl_sandwich, log_likelihood, marginal_bounds, reverse_ais
+from avo_lib.gaps import GapConfig, measure_gaps
 from avo_lib.kernels import HMC, GatedKernel, Underdamped, tune_step_sizes
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.momentum import with_momentum
@@ -284,3 +285,19 @@ def test_the_bound_of_one_image_is_refused_first(small_model, monkeypatch):
     monkeypatch.setattr(VAE, "chain", refuses)
     with pytest.raises(ValueError, match="at least two images, not 1"):
         average_bound(small_model, torch.ones(1, 6))
+
+
+@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(8), torch.nn.Dropout()], ids=["batch norm", "dropout"])
+@pytest.mark.parametrize(
+    "judge",
+    [log_likelihood, average_bound, lambda model, x: measure_gaps(model, x, x, GapConfig(steps=1, T=1))],
+    ids=["log_likelihood", "average_bound", "measure_gaps"],
+)
+def test_a_model_that_still_trains_is_not_judged(layer, judge):
+    """Its images would change each other's numbers, and its statistics would drift while it is judged."""
+    model, x = build(0), torch.ones(3, 6)
+    judge(model.train(), x)  # no layer of it knows the difference
+    model.decoder[0] = torch.nn.Sequential(model.decoder[0], layer.double())
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+        judge(model.train(), x)
+    judge(model.eval(), x)

@@ -164,3 +164,10 @@ def test_what_cannot_be_measured_is_refused(model, x):
 
     with pytest.raises(TypeError, match="Gaussian proposal, not from a Drawn"):
         measure_gaps(Other(model.weight), x, x[:5], CONFIG)
+
+
+def test_a_bracket_needs_a_latent_for_each_image_and_gaps_a_pilot(model, x):
+    with pytest.raises(ValueError, match="latent for each of 40 images"):
+        measure_bracket(model, x, torch.zeros(2), x[:3], CONFIG)
+    with pytest.raises(ValueError, match="pilot"):
+        measure_gaps(model, x, x[:0], CONFIG)

@@ -81,6 +81,26 @@ def test_the_authors_form_has_the_same_gradients(generator):
     assert all(close(of_avo[name], of_theirs[name]) for name in of_avo)
 
 
+def test_a_detached_trajectory_trains_by_avo_alone(generator):
+    """The ELBO's gradient along a cut chain would be nobody's: its value is left, and nothing to go back through."""
+    chain, _ = toy_chain(3)
+    trajectory = chain.sample((6,), detach=True, generator=seeded())
+    assert avo(trajectory).requires_grad
+    assert not (elbo(trajectory).requires_grad or iwae(trajectory).requires_grad)
+    torch.testing.assert_close(elbo(trajectory), avo(trajectory).detach())
+
+
+def test_a_copy_of_the_proposal_keeps_it_out_of_the_path():
+    """What the docstring of ``avo`` advises where f_0 is a proposal that learns."""
+    mean = torch.zeros(2, requires_grad=True)
+    for f0, moved in ((Gaussian(mean, torch.ones(2)), True), (Gaussian(mean.detach(), torch.ones(2)), False)):
+        kernels = [GatedKernel(2, 4) for _ in range(3)]
+        path = GeometricPath(f0.log_prob, energy("b").log_density, linear_alphas(3))
+        value = avo(Chain(Gaussian(mean, torch.ones(2)), kernels, path).sample((9,), detach=True, generator=seeded()))
+        (grad,) = torch.autograd.grad(value.sum(), mean, materialize_grads=True, allow_unused=True)
+        assert grad.any() == moved
+
+
 def small_vae(T: int = 3, batch_norm: bool = False) -> VAE:
     return VAE(VAEConfig(pixels=12, hidden=(9, 7), latent=3, T=T, kernel_hidden=5, batch_norm=batch_norm))
 

@@ -123,3 +123,13 @@ def test_an_energy_can_be_stored(name):
     target = energy(name)
     path = stored(GeometricPath(log_normal, stored(target).log_density, linear_alphas(2)))
     assert path.log_density(2, torch.ones(2)) == target.log_density(torch.ones(2))
+
+
+def test_stations_with_a_gradient_keep_it_and_arrays_are_copied():
+    middle = torch.tensor(0.3, requires_grad=True)
+    path = GeometricPath(log_normal, log_normal, [torch.tensor(0.0), middle, torch.tensor(1.0)])
+    assert torch.autograd.grad(path.alphas.square().sum(), middle)[0] == 2 * middle
+    stations = np.array([0.0, 0.5, 1.0])
+    path = GeometricPath(log_normal, log_normal, stations)
+    stations[1] = 2.0
+    assert path.alphas.tolist() == [0.0, 0.5, 1.0]

@@ -36,6 +36,8 @@ def value_and_gradient(log_f: LogDensity, z: Tensor, *, attached: bool = False) 
         if not (attached and z.requires_grad):
             z = z.detach().requires_grad_()
         value = check_axes("log_f", log_f(z), z)
+        if value.shape != z.shape[:-1]:  # one point for several data: each datum has a gradient of its own
+            return value_and_gradient(log_f, z.expand(*value.shape, -1), attached=attached)
         if not value.requires_grad:  # flat wherever it does not vanish
             return value, torch.zeros_like(z)
         (gradient,) = torch.autograd.grad(value.sum(), z, create_graph=attached, materialize_grads=True)

@@ -1,0 +1,53 @@
+"""Axes of points and their log densities: what would silently broadcast into something else is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from avo_lib.numerics import check_axes
+
+
+def check_draws(shape: Sequence[int], z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Refuse draws of a proposal without the leading axes that were asked for, or with other densities than points.
+
+    Args:
+        shape: The leading axes.
+        z: The draws, ``(*shape, ..., dim)``.
+        log_q: Their log densities in nats, ``(*shape, ...)``.
+
+    Returns:
+        ``z`` and ``log_q``.
+
+    Raises:
+        ValueError: If an axis does not fit.
+    """
+    check_axes("the proposal", log_q, z)
+    if z.shape[: len(shape)] != tuple(shape):
+        raise ValueError(f"asked for draws ({', '.join(map(str, shape))}, …, dim), the proposal gives {tuple(z.shape)}")
+    return z, log_q
+
+
+def check_move(kernel: str, z_from: Tensor, z_to: Tensor, log_ratio: Tensor) -> Tensor:
+    """Refuse a move to points with other axes: more chains or coordinates than there were, with weights of their own.
+
+    Args:
+        kernel: What moves the points, for the message.
+        z_from: The points before, ``(..., dim)``.
+        z_to: The points after; an axis with one entry may have grown.
+        log_ratio: The log ratio of the kernel's densities in nats, ``(...)``.
+
+    Returns:
+        ``log_ratio``.
+
+    Raises:
+        ValueError: If an axis does not fit.
+    """
+    fit = len(z_from.shape) == len(z_to.shape) and z_from.shape[-1] == z_to.shape[-1]
+    if not fit or any(a not in (1, b) for a, b in zip(z_from.shape, z_to.shape, strict=True)):
+        raise ValueError(
+            f"{kernel} moves points {tuple(z_from.shape)} to {tuple(z_to.shape)}: expected as many points and "
+            "coordinates; only an axis with one entry may grow"
+        )
+    return check_axes(kernel, log_ratio, z_to)

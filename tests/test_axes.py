@@ -1,0 +1,91 @@
+"""Points that grow an axis on their way would be counted as independent draws: refused where they appear."""
+
+import pytest
+import torch
+
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.evaluation import ais, reverse_ais
+from avo_lib.kernels import HMC, GatedKernel, Langevin
+from avo_lib.numerics import log_normal
+from avo_lib.objectives import avo, elbo
+from avo_lib.paths import AmortisedPath, GeometricPath, linear_alphas
+from avo_lib.smc import smc
+from avo_lib.targets import LinearGaussian
+
+
+class Odd:
+    """A kernel whose points have other axes than those that it moves."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def forward(self, z, log_f, context, *, generator):
+        moved = self.change(z)
+        return moved, torch.zeros(moved.shape[:-1])
+
+    reverse = forward
+
+
+class Seven:
+    """A proposal that draws as many points as it likes."""
+
+    def sample(self, shape=(), *, generator=None):
+        z = torch.randn(7, 2, generator=generator)
+        return z, log_normal(z)
+
+    log_prob = staticmethod(log_normal)
+
+
+def of(*kernels, proposal=None):
+    path = GeometricPath(log_normal, lambda z: log_normal(z, 1.0), linear_alphas(len(kernels)))
+    return Chain(proposal or Gaussian(torch.zeros(2), torch.ones(2)), kernels, path)
+
+
+WAYS = {
+    "sample": lambda chain: chain.sample((5,)),
+    "ais": lambda chain: ais(chain, 5),
+    "smc": lambda chain: smc(chain, 5),
+    "reverse": lambda chain: reverse_ais(chain, torch.zeros(5, 2)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        lambda: Odd(lambda z: z[:, None].expand(-1, 3, -1)),
+        lambda: Odd(lambda z: torch.cat([z, z], -1)),
+        lambda: Odd(lambda z: z[:2]),
+        lambda: Langevin(0.1, batch=(3,)),
+        lambda: GatedKernel(2, 4, batch=(3,)),
+    ],
+    ids=["an axis more", "more coordinates", "fewer points", "steps of three data", "networks of three data"],
+)
+def test_a_kernel_that_changes_the_axes_is_refused(way, kernel):
+    with pytest.raises(ValueError, match=r"kernel 1 (moves|gives)"):
+        way(of(kernel()))
+
+
+@pytest.mark.parametrize("way", [WAYS["sample"], WAYS["ais"], WAYS["smc"]])
+def test_a_proposal_that_ignores_what_is_asked_is_refused(way):
+    with pytest.raises(ValueError, match="asked for draws"):
+        way(of(HMC(0.3), proposal=Seven()))
+
+
+@pytest.mark.parametrize("kernel", [HMC(0.3), Langevin(0.1)], ids=["HMC", "Langevin"])
+@pytest.mark.parametrize("judge", [ais, smc])
+def test_one_proposal_for_several_data_is_as_good_as_one_each(kernel, judge, generator):
+    """Along the gradient of each datum, not of their sum: the exact evidence, and with a power that shows it."""
+    model = LinearGaussian(torch.randn(3, 2, generator=generator), torch.zeros(3), 0.8)
+    x = model.sample(4, generator=generator)[1]
+    path = AmortisedPath(log_normal, *[lambda z: model.log_likelihood(x, z)] * 2, linear_alphas(8))
+    chain = Chain(Gaussian(torch.zeros(1, 2), torch.ones(1, 2)), [kernel] * 8, path)
+    found = judge(chain, 4000, generator=generator)
+    assert found.log_w.shape == (4000, 4)
+    errors = found.log_w.exp().std(0) / found.log_w.exp().mean(0) / 4000**0.5
+    assert ((found.log_w.logsumexp(0) - torch.tensor(4000.0).log() - model.log_z(x)).abs() < 5 * errors).all()
+    assert errors.max() < 0.1
+    trajectory = chain.sample((3,), detach=True, generator=generator)
+    assert trajectory.log_v().shape == (8, 3, 4)
+    if kernel != HMC(0.3):
+        torch.testing.assert_close(avo(trajectory), elbo(trajectory))
