@@ -4,7 +4,7 @@
 from the cell's own names, just before the claim is checked and on a copy of them. Dictionaries and lists are copied to
 any depth; whatever else the code changes in place it has to copy itself:
 
-    ["AVO's bound is not better by more than 0.1 nats"]
+    ["on average AVO's bound is not better by more than 0.1 nats"]
     world = "AVO's bound is better by 0.2 nats"
     code = "bound_avo = bound_elbo + 0.2"
 
