@@ -6,7 +6,49 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from avo_lib.numerics import check_axes
+
+def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
+    """Refuse log densities with other axes than the points': ``(n, 1)`` and ``(n,)`` silently broadcast to ``(n, n)``.
+
+    Args:
+        what: Where the value comes from, for the message.
+        value: Log densities in nats.
+        z: The points ``(..., dim)`` that they belong to.
+
+    Returns:
+        ``value``.
+
+    Raises:
+        ValueError: Unless ``value`` has the axes of ``z`` but the last; where these have one entry it may have more.
+    """
+    axes = z.shape[:-1]
+    if value.dim() != z.dim() - 1 or (
+        value.shape != axes and any(a not in (1, b) for a, b in zip(axes, value.shape, strict=True))
+    ):
+        raise ValueError(
+            f"{what} gives shape {tuple(value.shape)} for points {tuple(z.shape)}: expected one log density for each "
+            "point, without the last axis. A network with one output needs .squeeze(-1), and a coordinate is z[..., 0]"
+        )
+    return value
+
+
+def check_size(what: str, z: Tensor, dim: int) -> Tensor:
+    """Refuse points of another size, of which a formula would silently take some coordinates or repeat one.
+
+    Args:
+        what: What takes the points, for the message.
+        z: The points.
+        dim: Number of coordinates that the points must have.
+
+    Returns:
+        ``z``.
+
+    Raises:
+        ValueError: If the last axis of ``z`` is not ``dim``.
+    """
+    if z.shape[-1:] != (dim,):
+        raise ValueError(f"{what} takes points (..., {dim}), not {tuple(z.shape)}")
+    return z
 
 
 def check_draws(shape: Sequence[int], z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:

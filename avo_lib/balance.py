@@ -16,10 +16,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from avo_lib.axes import check_axes
 from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_counts, check_positive
 from avo_lib.kernels import DensityKernel
-from avo_lib.numerics import check_axes, standard_normal
+from avo_lib.numerics import standard_normal
 from avo_lib.objectives import Model, Source
 from avo_lib.paths import Path
 
@@ -83,7 +84,7 @@ class Backwards:
         return chain.sample_reverse(ends.gather(0, rows.expand(1, *like.shape))[0], generator=generator).z
 
 
-@dataclass
+@dataclass(eq=False)
 class _Fixed:
     """A path whose values are constants: a chain is judged by them, and the path does not learn from them."""
 

@@ -23,9 +23,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from avo_lib.axes import check_draws, check_move
+from avo_lib.axes import check_axes, check_draws, check_move
 from avo_lib.kernels import Kernel
-from avo_lib.numerics import LOG_2PI, Noise, check_axes, log_normal, standard_normal, sum_last
+from avo_lib.numerics import LOG_2PI, Noise, log_normal, standard_normal, sum_last
 from avo_lib.paths import LogDensity, Path
 
 

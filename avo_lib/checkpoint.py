@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -20,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avo_lib.files import write_atomically
+from avo_lib.data import digest
+from avo_lib.files import SEAL, seal, write_atomically
 
-SEAL = hashlib.sha256().digest_size
 MANY = 1000  # in a setting, a tensor with more numbers than this is told by its digest
 
 
-@dataclass
+@dataclass(eq=False)
 class Progress:
     """How far a run has come; with model, optimiser and random streams it is the state that a checkpoint holds."""
 
@@ -42,26 +43,12 @@ class Progress:
     seconds: float = 0.0
 
 
-def digest(*tensors: Tensor) -> str:
-    """A hash that tells data from other data of the same size."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
 def global_streams(device: torch.device) -> list[torch.Generator]:
     """Torch's own random streams, from which dropout on that device draws: it cannot be given another."""
     if device.type != "cuda":
         return [torch.default_generator]
     current = torch.cuda.current_device()  # this makes the streams, if need be
     return [torch.default_generator, torch.cuda.default_generators[current if device.index is None else device.index]]
-
-
-def seal(payload: bytes) -> bytes:
-    """The payload preceded by its SHA-256, so that a flipped bit is noticed."""
-    return hashlib.sha256(payload).digest() + payload
 
 
 def settled(value: Any) -> str:
@@ -131,10 +118,8 @@ def by_value(setting: Any) -> str:
         setting = sorted(setting.items() if isinstance(setting, dict) else setting, key=repr)
     if isinstance(setting, list | tuple):
         return f"[{', '.join(map(by_value, setting))}]"
-    if is_dataclass(setting):
+    if is_dataclass(setting) or isinstance(setting, partial):
         return _called(type(setting).__name__, settings(setting))
-    if isinstance(setting, partial):
-        return _called("partial", settings(setting))
     setting = plainly(setting)
     told = settled(int(setting) if isinstance(setting, float) and setting.is_integer() else setting)
     shown: Any = type(setting).__repr__
@@ -146,16 +131,16 @@ def _called(name: str, options: dict[str, Any]) -> str:
     return f"{name}({', '.join(f'{option}={by_value(value)}' for option, value in options.items())})"
 
 
-def plain(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """A setting in a form that JSON can hold."""
     if hasattr(value, "tolist"):
         return numbers(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return {"name": type(value).__name__, **plain(settings(value))}
+        return {"name": type(value).__name__, **storable(settings(value))}
     if isinstance(value, dict):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {str(name): storable(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return (list if isinstance(value, list) else tuple)(map(plain, value))
+        return (list if isinstance(value, list) else tuple)(map(storable, value))
     return value if value is None or isinstance(value, str | int | float) else by_value(value)
 
 
@@ -169,8 +154,8 @@ class Checkpoint:
         generator: Source of the run's noise, on the model's device; dropout's streams there are saved too.
         run: Progress of the run.
         configs: Dataclasses whose fields must agree for a run to be the same run.
-        others: Other values that must agree. So must the device, because its random streams are its own, and the
-            model's ``repr``: whatever else makes a layer should stand in its ``extra_repr``.
+        others: Other values that must agree. So must the device, because its random streams are its own, the frozen
+            parameters, and the model's ``repr``: whatever else makes a layer should stand in its ``extra_repr``.
     """
 
     def __init__(
@@ -194,19 +179,25 @@ class Checkpoint:
                 self.identity[name] = by_value(getattr(config, item.name))
                 self.defaults[name] = by_value(item.default)
                 self.older[name] = settled(getattr(config, item.name))  # as in files from before settings were told
+        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        self.identity["frozen parameters"] = by_value(frozen)
+        self.start: str | None = digest(*(part for part in model.state_dict().values() if isinstance(part, Tensor)))
         self.identity["layers of the model"] = hashlib.sha256(settled(model).encode()).hexdigest()[:16]
 
     def save(self) -> None:
         """Write the checkpoint; an earlier one stays until the new one is complete."""
         parts = {name: getattr(self, name).state_dict() for name in ("model", "optimiser")}
         parts |= {"generator": self.generator.get_state(), "identity": self.identity, "run": vars(self.run)}
-        parts["streams"] = [stream.get_state() for stream in global_streams(self.generator.device)]
+        parts |= {"start": self.start, "streams": [one.get_state() for one in global_streams(self.generator.device)]}
         buffer = io.BytesIO()
         torch.save(parts, buffer)
         write_atomically(self.file, seal(buffer.getvalue()))
 
     def restore(self) -> None:
-        """Go back to the saved state, if there is one.
+        """Go back to the saved state, if there is one; a run of which no step was saved gives way to another.
+
+        The run goes on with its own weights, whatever the model has now; a warning tells if it began with others. That
+        is no error: a call may be repeated after an interrupt, and a model need not be seeded.
 
         Raises:
             ValueError: If the file is damaged, or of a run with other options or parameters, which the message names.
@@ -220,14 +211,13 @@ class Checkpoint:
             saved = torch.load(io.BytesIO(content[SEAL:]), map_location=self.generator.device, weights_only=True)
             # An option added later had its default, which changes nothing.
             was = self.identity | self.defaults | saved["identity"]
-            differing = [
-                name for name, value in self.identity.items() if was[name] not in (value, self.older.get(name))
-            ]
+            differing = [name for name, now in self.identity.items() if was[name] not in (now, self.older.get(name))]
             there, here = (
                 {name: tuple(part.shape) for name, part in state.items() if isinstance(part, Tensor)}
                 for state in (saved["model"], self.model.state_dict())
             )
-            if not differing and there == here:
+            fits, begun = not differing and there == here, saved["run"]["step"] > 0
+            if fits:
                 self.model.load_state_dict(saved["model"])
                 self.optimiser.load_state_dict(saved["optimiser"])
                 self.generator.set_state(saved["generator"].cpu())
@@ -238,12 +228,20 @@ class Checkpoint:
         except Exception as error:  # what torch.load may raise is not documented, and its messages fill a screen
             message = f"{self.file} is damaged or not a checkpoint of this library. Delete it to start anew"
             raise ValueError(message) from error
-        if differing:
+        if fits:
+            given, self.start = self.start, saved.get("start")  # older files have none
+            if self.start not in (None, given):
+                warnings.warn(
+                    f"{self.file} holds a run that began with other weights than this model has: it goes on with its "
+                    "own. For a new run use another folder; a model seeded before it is built begins as it did before",
+                    stacklevel=4,  # where fit is called
+                )
+        elif differing and begun:
             changes = ", ".join(f"{name} was {was[name]}, is {self.identity[name]}" for name in differing)
             raise ValueError(
                 f"{self.file} belongs to another configuration ({changes}). Use another folder, or delete it"
             )
-        if there != here:
+        elif begun:
             (name, shape), *_ = there.items() - here.items() or here.items() - there.items()
             raise ValueError(
                 f"{self.file} belongs to a model with other parameters: only one has {name} {shape}. Use another folder"

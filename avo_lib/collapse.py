@@ -19,6 +19,7 @@ from torch import Tensor
 
 from avo_lib import estimate
 from avo_lib.chain import Gaussian
+from avo_lib.checks import check_count
 from avo_lib.estimate import Bracket
 from avo_lib.numerics import Noise, log_normal, traced
 
@@ -113,13 +114,13 @@ def mutual_information(proposal: Gaussian, *, rows: int = 200, generator: Noise 
         to second order in 1/N.
 
     Raises:
-        ValueError: If there are fewer than three images.
+        ValueError: If there are fewer than three images, or ``rows`` is not a whole number of at least 1.
 
     >>> bracket = mutual_information(Gaussian(torch.zeros(100, 1), torch.ones(100, 1)))
     >>> abs(bracket.lower.value) < 1e-6, abs(bracket.upper.value) < 1e-6
     (True, True)
     """
-    n = len(proposal.mean)
+    n, rows = len(proposal.mean), check_count("rows", rows)
     if proposal.mean.dim() != 2 or n < 3:
         raise ValueError(f"need a proposal (images, dim) for at least three images, got {tuple(proposal.mean.shape)}")
     with torch.no_grad():

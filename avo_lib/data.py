@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from avo_lib.checks import check_count
 from avo_lib.numerics import traced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """The data that a model is trained on, chosen by and judged by.
 
@@ -22,6 +23,7 @@ class Dataset:
         dynamic: Whether training data are probabilities, from which every visit draws binary pixels anew.
 
     Raises:
+        TypeError: If a set is no tensor.
         ValueError: If shapes or types differ, a number is not finite, or a probability is not in [0, 1].
 
     >>> data = Dataset(train=torch.rand(50, 64), valid=torch.rand(10, 64).round(), dynamic=True)
@@ -37,6 +39,8 @@ class Dataset:
     def __post_init__(self) -> None:
         """Refuse data that no model can be trained on, before an hour has passed."""
         for name, part in self._parts().items():
+            if not isinstance(part, Tensor):
+                raise TypeError(f"{name} must be a tensor, not {type(part).__name__}: use torch.as_tensor({name})")
             if not part.is_floating_point() or part.dim() < 2:
                 raise ValueError(
                     f"{name} must be floating-point numbers (images, ...), not {part.dtype} {tuple(part.shape)}"
@@ -93,3 +97,16 @@ def binarise(grey: Tensor, *, generator: torch.Generator | None = None) -> Tenso
     exact = torch.promote_types(grey.dtype, torch.float32)  # uniforms of half precision are coarse
     uniform = torch.rand(grey.shape, dtype=exact, device=grey.device, generator=generator)
     return (uniform < grey).to(grey.dtype)
+
+
+def digest(*tensors: Tensor) -> str:
+    """A hash that tells data from other data of the same size.
+
+    >>> digest(torch.zeros(2)) == digest(torch.zeros(2)) != digest(torch.ones(2))
+    True
+    """
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+        found.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
+    return found.hexdigest()[:16]

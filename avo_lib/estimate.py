@@ -48,9 +48,21 @@ class Estimate:
         """The estimate of the negated quantity: a lower bound becomes an upper bound."""
         return Estimate(-self.value, self.stderr, _FLIPPED[self.kind])
 
-    def __radd__(self, constant: float) -> Estimate:
-        """The estimate of the quantity plus a known constant."""
+    def __add__(self, constant: float) -> Estimate:
+        """The estimate of the quantity plus a known constant; the sum of two estimates has no known error."""
+        if isinstance(constant, Estimate):
+            return NotImplemented
         return Estimate(constant + self.value, self.stderr, self.kind)
+
+    __radd__ = __add__
+
+    def __sub__(self, constant: float) -> Estimate:
+        """The estimate of the quantity minus a known constant."""
+        return NotImplemented if isinstance(constant, Estimate) else self + -constant
+
+    def __rsub__(self, constant: float) -> Estimate:
+        """The estimate of a known constant minus the quantity: a lower bound becomes an upper bound."""
+        return constant + -self
 
     def __str__(self) -> str:
         """Value, standard error and direction."""

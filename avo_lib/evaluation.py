@@ -21,7 +21,7 @@ BLOCK = 100
 """Number of samples that share one generator; part of the definition of a result, so not an option."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Annealing:
     """What annealed importance sampling returns; ``log_z, log_w = ais(...)`` unpacks the first two.
 
@@ -135,7 +135,7 @@ class LatentVariableModel(Protocol):
         """The chain that proposes latents for x."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LogLikelihood:
     """Importance-sampled log p(x) of each image, and how much to trust it.
 

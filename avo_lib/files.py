@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -13,6 +14,7 @@ from tempfile import TemporaryFile
 _ABOVE = Path(__file__).resolve().parent.parent
 CLONE = _ABOVE if (_ABOVE / "pyproject.toml").is_file() else None  # None if avo_lib was installed without one
 ABANDONED = 3600.0  # seconds after which nobody is still writing a file
+SEAL = hashlib.sha256().digest_size
 
 
 def repository(name: str) -> Path:
@@ -79,3 +81,8 @@ def ensure_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"cannot write to {folder}: {error.strerror}. Choose a writable folder") from error
+
+
+def seal(payload: bytes) -> bytes:
+    """The payload preceded by its SHA-256, :data:`SEAL` bytes, so that a flipped bit is noticed."""
+    return hashlib.sha256(payload).digest() + payload

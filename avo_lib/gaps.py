@@ -58,7 +58,7 @@ class GapConfig:
             raise ValueError(f"lr must be between 0 and 1, not {self.lr}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaps:
     """Three numbers for each image in nats, ``(images,)``, each a lower bound of log p(x) in expectation.
 

@@ -35,6 +35,7 @@ def standard_normal(like: Tensor, generator: Noise = None) -> Tensor:
 
     Raises:
         ValueError: If the number of generators is not the size of axis -2.
+        TypeError: If the generator is a seed.
 
     >>> standard_normal(torch.zeros(3, 2), torch.Generator().manual_seed(0)).shape
     torch.Size([3, 2])
@@ -43,6 +44,8 @@ def standard_normal(like: Tensor, generator: Noise = None) -> Tensor:
         return torch.randn(like.shape, dtype=like.dtype, device=like.device)
     if isinstance(generator, torch.Generator):
         return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+    if isinstance(generator, int):
+        raise TypeError(f"{generator} is a seed, not a generator: give torch.Generator().manual_seed({generator})")
     if like.dim() < 2 or like.shape[-2] != len(generator):
         raise ValueError(f"{len(generator)} generators for a tensor of shape {tuple(like.shape)}: axis -2 must match")
     shape = (*like.shape[:-2], like.shape[-1])
@@ -76,11 +79,13 @@ def log_normal(z: Tensor, mean: Tensor | float = 0.0, std: Tensor | float = 1.0)
         Log density in nats, ``(...)``.
 
     Raises:
-        ValueError: If ``mean`` or ``std`` has more coordinates than ``z``.
+        ValueError: If ``mean`` or ``std`` has more coordinates than ``z``, or a ``std`` that is no tensor is not > 0.
 
     >>> round(log_normal(torch.zeros(1)).item(), 4)
     -0.9189
     """
+    if not isinstance(std, Tensor) and not std > 0:
+        raise ValueError(f"a standard deviation is positive, not {std}")
     log_std = std.log() if isinstance(std, Tensor) else math.log(std)
     terms = -0.5 * ((z - mean) / std).square() - log_std - 0.5 * LOG_2PI
     if terms.shape[-1:] != z.shape[-1:]:  # other axes may grow: points under each of many Gaussians
@@ -107,50 +112,6 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     -0.6931
     """
     return functional.logsigmoid((2.0 * x - 1) * logits).sum(-1)  # 2.0: bytes would wrap, and 0 become 255
-
-
-def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
-    """Refuse log densities with other axes than the points': ``(n, 1)`` and ``(n,)`` silently broadcast to ``(n, n)``.
-
-    Args:
-        what: Where the value comes from, for the message.
-        value: Log densities in nats.
-        z: The points ``(..., dim)`` that they belong to.
-
-    Returns:
-        ``value``.
-
-    Raises:
-        ValueError: Unless ``value`` has the axes of ``z`` but the last; where these have one entry it may have more.
-    """
-    axes = z.shape[:-1]
-    if value.dim() != z.dim() - 1 or (
-        value.shape != axes and any(a not in (1, b) for a, b in zip(axes, value.shape, strict=True))
-    ):
-        raise ValueError(
-            f"{what} gives shape {tuple(value.shape)} for points {tuple(z.shape)}: expected one log density for each "
-            "point, without the last axis. A network with one output needs .squeeze(-1), and a coordinate is z[..., 0]"
-        )
-    return value
-
-
-def check_size(what: str, z: Tensor, dim: int) -> Tensor:
-    """Refuse points of another size, of which a formula would silently take some coordinates or repeat one.
-
-    Args:
-        what: What takes the points, for the message.
-        z: The points.
-        dim: Number of coordinates that the points must have.
-
-    Returns:
-        ``z``.
-
-    Raises:
-        ValueError: If the last axis of ``z`` is not ``dim``.
-    """
-    if z.shape[-1:] != (dim,):
-        raise ValueError(f"{what} takes points (..., {dim}), not {tuple(z.shape)}")
-    return z
 
 
 def check_binary(x: Tensor) -> None:

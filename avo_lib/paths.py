@@ -12,8 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from avo_lib.axes import check_axes
 from avo_lib.checks import check_count
-from avo_lib.numerics import check_axes, traced
+from avo_lib.numerics import traced
 
 Alphas = Tensor | Sequence[float]
 LogDensity = Callable[[Tensor], Tensor]
@@ -136,7 +137,7 @@ class AmortisedPath:
         self.alphas = _check_alphas(alphas)
 
     def attached(self) -> AmortisedPath:
-        """The same path, but the model learns from every target on it."""
+        """The same path, but the model learns from every target on it, and so do batch norm's running statistics."""
         return AmortisedPath(self.log_prior, self.log_likelihood, self.log_likelihood, self.alphas)
 
     def log_density(self, t: int, z: Tensor, beta: float = 1.0) -> Tensor:

@@ -17,17 +17,17 @@ from torch import Tensor
 
 from avo_lib import estimate
 from avo_lib.annealing import move
-from avo_lib.axes import check_draws
+from avo_lib.axes import check_axes, check_draws
 from avo_lib.chain import Chain, Proposal
 from avo_lib.estimate import Estimate
 from avo_lib.kernels import Kernel, MetropolisKernel
-from avo_lib.numerics import Noise, check_axes, effective_sample_size, log_mean_exp, standard_normal, traced
+from avo_lib.numerics import Noise, effective_sample_size, log_mean_exp, standard_normal, traced
 from avo_lib.paths import GeometricPath, LogDensity
 
 MAX_STEPS, HALVINGS = 10_000, 50  # steps of a path; halvings of an interval of alpha, as many as a double has digits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Particles:
     """What :func:`smc` returns.
 

@@ -1,7 +1,6 @@
 """Targets with a known answer: six energies, Gaussian mixtures and a linear-Gaussian model.
 
-The literature calls the six functions "energies"; what is given here is log f, minus the energy. Each comes with its
-exact log Z, so that a fit can be judged in nats and not by eye.
+The six functions are log f, minus the literature's energy. Each comes with its exact log Z, to judge a fit in nats.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from avo_lib.numerics import check_size, log_normal, quadrature_log_z, sum_last
+from avo_lib.axes import check_size
+from avo_lib.numerics import log_normal, quadrature_log_z, standard_normal, sum_last
 
 TINY = 1e-30  # least value under a root, whose slope at 0 is infinite
 
@@ -84,20 +84,27 @@ class GaussianMixture:
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log density in nats, ``(..., 2)`` to ``(...)``."""
-        # Components on a leading axis, coordinates apart: a sum over a tiny trailing axis is several times slower.
-        along = (-1, *[1] * (check_size("a mixture", z, 2).dim() - 1))
+        along = (-1, *[1] * (check_size("a mixture", z, 2).dim() - 1))  # components lead: a tiny last axis sums slowly
         z = z if z.is_floating_point() else z.to(torch.get_default_dtype())  # else means would be cut to whole numbers
         m1, m2 = (z.new_tensor([mean[i] for mean in self.means]).reshape(along) for i in (0, 1))
         log_w = z.new_tensor([math.log(w / (2 * math.pi * self.std**2)) for w in self.weights]).reshape(along)
         squares = (z[..., 0] - m1).square() + (z[..., 1] - m2).square()
         return torch.logsumexp(log_w - squares / (2 * self.std**2), 0)
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws ``(n, 2)``."""
-        weights = 1.0 * torch.tensor(self.weights)
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Exact draws ``(n, 2)``, on the generator's device."""
+        weights = 1.0 * torch.tensor(self.weights, device=getattr(generator, "device", None))  # None: torch's default
         component = torch.multinomial(weights, max(n, 1), replacement=True, generator=generator)[:n]
-        noise = torch.randn(n, 2, generator=generator)
+        noise = torch.randn(n, 2, generator=generator, device=weights.device)
         return noise.new_tensor(self.means)[component] + self.std * noise
+
+    def scaled(self, name: str, log_z: float) -> Target:
+        """The mixture times a constant, as a target with that log Z; it can be pickled."""
+        return Target(name, partial(_raised, self, log_z), log_z, self.sample)
+
+
+def _raised(mixture: GaussianMixture, log_z: float, z: Tensor) -> Tensor:
+    return mixture.log_density(z) + log_z
 
 
 def _half_square(x: Tensor, scale: float) -> Tensor:
@@ -135,20 +142,20 @@ def _two_ridges(z: Tensor) -> Tensor:
 
 
 def _sample_wavy_ridge(n: int, generator: torch.Generator | None) -> Tensor:
-    noise = torch.randn(n, 2, generator=generator)
+    noise = torch.randn(n, 2, generator=generator, device=getattr(generator, "device", None))
     z1 = math.sqrt(5) * noise[:, 0]
     return torch.stack([z1, _wave_and_bump(z1)[0] + 0.4 * noise[:, 1]], -1)
 
 
 def _sample_two_ridges(n: int, generator: torch.Generator | None) -> Tensor:
-    noise, lower = torch.randn(n, 2, generator=generator), torch.rand(n, generator=generator) < 0.5
+    noise = torch.randn(n, 2, generator=generator, device=getattr(generator, "device", None))
+    lower = torch.rand(n, generator=generator, device=noise.device) < 0.5
     z1 = math.sqrt(10) * noise[:, 0]
     wave, bump = _wave_and_bump(z1)
     return torch.stack([z1, wave - lower * bump + 0.35 * noise[:, 1]], -1)
 
 
-ENERGIES = "abcdef"
-VARIANTS = ("paper", "released")
+ENERGIES, VARIANTS = "abcdef", ("paper", "released")
 
 
 def energy(name: str, variant: str = "released") -> Target:
@@ -184,8 +191,7 @@ def energy(name: str, variant: str = "released") -> Target:
     if name == "d":
         r, variance, log_z = (2.0, 0.2, 0.0) if variant == "paper" else (2.5, 0.375, 2.5 - math.log(4))
         means = ((-r, 0), (r, 0), (0, r), (0, -r))
-        four = GaussianMixture((0.1, 0.3, 0.4, 0.2), means, math.sqrt(variance))
-        return Target(label, lambda z: four.log_density(z) + log_z, log_z, lambda n, g: four.sample(n, generator=g))
+        return GaussianMixture((0.1, 0.3, 0.4, 0.2), means, math.sqrt(variance)).scaled(label, log_z)
     if name == "e":
         return Target(label, _wavy_ridge, math.log(2 * math.pi * math.sqrt(5) * 0.4), _sample_wavy_ridge)
     return Target(label, _two_ridges, math.log(4 * math.pi * math.sqrt(10) * 0.35), _sample_two_ridges)
@@ -228,9 +234,8 @@ class LinearGaussian:
             raise ValueError(f"alpha must be at least 0, where the integral of p(z) p(x|z)^alpha exists, not {alpha}")
         offset = check_size("the model", x, len(self.bias)) - self.bias
         gram = self.weight.T @ self.weight / self.noise_std**2
-        covariance = torch.linalg.inv(torch.eye(len(gram), dtype=x.dtype) + alpha * gram)
-        mean = alpha * offset @ self.weight @ covariance / self.noise_std**2
-        return mean, covariance
+        covariance = torch.linalg.inv(torch.eye(len(gram), dtype=x.dtype, device=x.device) + alpha * gram)
+        return alpha * offset @ self.weight @ covariance / self.noise_std**2, covariance
 
     def log_z(self, x: Tensor, alpha: float = 1.0) -> Tensor:
         """Log of the integral of p(z) p(x|z)^alpha, in nats, ``(...)``; for alpha = 1 it is log p(x)."""
@@ -240,6 +245,6 @@ class LinearGaussian:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Exact draws of (z, x), ``(n, dim)`` and ``(n, data_dim)``."""
-        z = torch.randn(n, self.weight.shape[1], dtype=self.weight.dtype, generator=generator)
-        noise = torch.randn(n, len(self.bias), dtype=self.weight.dtype, generator=generator)
-        return z, z @ self.weight.T + self.bias + self.noise_std * noise
+        z = standard_normal(self.weight.new_empty(n, self.weight.shape[1]), generator)
+        mean = z @ self.weight.T + self.bias
+        return z, mean + self.noise_std * standard_normal(mean, generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
 from operator import index
 from pathlib import Path
@@ -15,15 +16,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avo_lib.checkpoint import Checkpoint, Progress, by_value, digest, global_streams, plain, plainly, settings, settled
+from avo_lib.checkpoint import Checkpoint, Progress, by_value, global_streams, plainly, settings, settled, storable
 from avo_lib.checks import check_counts, check_positive
-from avo_lib.data import Dataset, binarise
+from avo_lib.data import Dataset, binarise, digest
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
 from avo_lib.objectives import ELBO, Model, Objective
 from avo_lib.schedules import BetaSchedule, Constant
-
-CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class TrainConfig:
 
     Raises:
         ValueError: If a number is not positive, or patience comes with a beta that does not end at 1.
+        TypeError: If the objective or beta cannot be called, or is a class.
     """
 
     epochs: int
@@ -55,9 +55,9 @@ class TrainConfig:
         """The settings as plain values, for results; the objective comes with what it was made with."""
         objective = plainly(self.objective)
         name = getattr(objective, "__qualname__", type(objective).__name__)  # a function has its own
-        return {item.name: plain(getattr(self, item.name)) for item in fields(self)} | {
+        return {item.name: storable(getattr(self, item.name)) for item in fields(self)} | {
             "beta": settled(self.beta) if is_dataclass(self.beta) else by_value(self.beta),
-            "objective": {"name": name, **plain(settings(objective))},
+            "objective": {"name": name, **storable(settings(objective))},
         }
 
     def __post_init__(self) -> None:
@@ -67,6 +67,9 @@ class TrainConfig:
                 object.__setattr__(self, item.name, value.item())
         check_counts(self, "epochs", "batch_size")
         check_positive(self, "lr", "lr_drop")
+        for name, example in (("objective", "ELBO()"), ("beta", "Constant(1.0)")):
+            if isinstance(value := getattr(self, name), type) or not callable(value):
+                raise TypeError(f"{name} must be a function or an object to call, such as {example}, not {value!r}")
         if self.patience is not None:
             check_counts(self, "patience")
             if self.beta(2**62) != 1:
@@ -81,13 +84,13 @@ def fit(
     seed: int = 0,
     folder: Path | str | None = None,
     device: str | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float = 60.0,
 ) -> Progress:
     """Train a model, validate it after every epoch at beta = 1, and leave it with the best epoch's weights.
 
     With a folder the run is checkpointed (at every epoch, and at least every minute) and logged to ``log.json``. The
-    same call with the same folder goes on where it stopped, and ends bit-identical to a run never interrupted. Torch's
-    global random streams, from which dropout draws, are seeded for the run and then restored.
+    same call with the same folder goes on where it stopped, with a warning if that run began with other weights, and
+    ends as if never interrupted, bit for bit. Torch's own streams, which dropout draws from, are seeded and restored.
 
     Args:
         model: Any module with ``chain(x)``; trained in place, left in evaluation mode. Its parameters alone learn: a
@@ -105,14 +108,15 @@ def fit(
     Raises:
         FloatingPointError: If the objective or a validation bound is not finite; the last checkpoint stays.
         ValueError: If the seed is out of range, there are too few images, the model refuses them, the folder holds a
-            run with another configuration or other data, or a last batch of one image meets batch norm.
+            run with another configuration or other data, a last batch of one image meets batch norm, nothing can
+            learn, or the objective is not one value with a gradient for each image.
         TypeError: If the model has no ``chain``.
         OSError: If the folder cannot be written to.
     """
     seed = index(seed)
-    if not 0 <= seed < 2**63 or len(data.train) == 0 or len(data.valid) < 2:
+    if not 0 <= seed < 2**32 or len(data.train) == 0 or len(data.valid) < 2:  # a CPU takes 32 bits of a seed
         raise ValueError(
-            f"need a seed from 0 to 2**63 - 1, images to train on and two to validate on, got seed {seed}, "
+            f"need a seed from 0 to 2**32 - 1, images to train on and two to validate on, got seed {seed}, "
             f"{len(data.train)} and {len(data.valid)} images"
         )
     folder = None if folder is None else Path(folder)
@@ -136,6 +140,8 @@ def _fit(
     checkpoint_seconds: float,
 ) -> Progress:
     _try(model.to(place), data.valid[:1].to(place))
+    if not (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())):
+        raise ValueError("nothing can learn: every parameter of the model is frozen, or gradients are switched off")
     alone = (len(data.train) - 1) % config.batch_size == 0
     if alone and any(isinstance(part, nn.BatchNorm1d) for part in model.modules()):
         raise ValueError(
@@ -173,7 +179,7 @@ def _fit(
             x = train.index_select(0, images)
             if data.dynamic:
                 x = binarise(x, generator=generator)
-            value = config.objective(cast(Model, model), x, beta=config.beta(run.step), generator=generator).mean()
+            value = _draws(model, x, config, run.step, generator).mean()
             _check_finite("objective", value.item(), run, folder)
             optimiser.zero_grad()
             (-value).backward()
@@ -206,6 +212,16 @@ def _try(model: nn.Module, x: Tensor) -> None:
         model.eval().chain(x)  # type: ignore[operator]
 
 
+def _draws(model: nn.Module, x: Tensor, config: TrainConfig, step: int, generator: torch.Generator) -> Tensor:
+    """The objective of a mini-batch, refused where its mean would be no mean over images or would teach nothing."""
+    value = config.objective(cast(Model, model), x, beta=config.beta(step), generator=generator)
+    if (shape := getattr(value, "shape", ())) != x.shape[:1]:
+        raise ValueError(f"the objective must give one value for each of {len(x)} images, not shape {tuple(shape)}")
+    if not value.requires_grad:
+        raise ValueError("the objective has no gradient: compute it from the model without detach or torch.no_grad()")
+    return value
+
+
 def _check_finite(what: str, value: float, run: Progress, folder: Path | None) -> None:
     if not math.isfinite(value):
         kept = f"the last good checkpoint is in {folder}" if folder else "no checkpoint was asked for"
@@ -225,7 +241,7 @@ def _finish_epoch(
     run.total = 0.0
     if bound.value > run.best_bound:
         run.best_bound, run.best_epoch = bound.value, run.epoch
-        run.best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        run.best_weights = deepcopy(model.state_dict())
 
 
 def _out_of_patience(run: Progress, config: TrainConfig) -> bool:

@@ -9,7 +9,7 @@ import torch
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.experiments import benchmark, toy_commands
 from avo_lib.experiments.benchmark import METHODS, TARGETS, BenchmarkConfig, judge, measure, run
-from avo_lib.experiments.contestants import LEARNED, Affine, Contestant, OnePerSeed, shorten
+from avo_lib.experiments.contestants import LEARNED, Affine, Contestant, OnePerSeed, shorten_gradients
 from avo_lib.landmarks import LANDMARKS
 from avo_lib.paths import GeometricPath, linear_alphas
 
@@ -98,7 +98,7 @@ def test_seeds_are_shortened_apart(method):
         first = kernel.kernels[0].parameters() if method == "flow" else [p.grad[0] for p in kernel.parameters()]
         for part in first:
             (part.grad if method == "flow" else part).fill_(1e6)
-    shorten(kernels)
+    shorten_gradients(kernels)
     for s, longest in ((0, 5.0), (1, None)):
         parts = [
             p.grad if method == "flow" else p.grad[s]
@@ -123,7 +123,7 @@ def test_a_gradient_without_a_length_is_zero_and_leaves_the_other_seed_alone(met
         for p in (k.kernels[s] if method == "flow" else k).parameters()
     ]
     parts(0)[0].flatten()[0] = bad
-    shorten(kernels)
+    shorten_gradients(kernels)
     assert all(bool((part == 0).all()) for part in parts(0))
     assert all(bool((part == 1e-3).all()) for part in parts(1))
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import avo_lib
-from avo_lib.checkpoint import SEAL, seal
 from avo_lib.data import Dataset
 from avo_lib.estimate import Estimate
 from avo_lib.experiments import campaign, omniglot, protocols, results
@@ -20,6 +19,7 @@ from avo_lib.experiments.campaign import load_model, log_likelihood_of_test, run
 from avo_lib.experiments.mnist import load_mnist
 from avo_lib.experiments.protocols import EXPERIMENTS, find
 from avo_lib.experiments.results import load_results, result_file, table
+from avo_lib.files import SEAL, seal
 from avo_lib.models import VAEConfig
 from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.schedules import Constant, Cyclical, WarmUp

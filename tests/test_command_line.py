@@ -78,9 +78,10 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
     nll = json.loads((tmp_path / "results" / "miniature" / "avo-seed0.json").read_text())["test"]["nll"]
     results = ["--results", str(tmp_path / "results")]
     few = ["--images", "3", "--simulated", "3", "--chains", "2", "--T", "3", "--samples", "5"]
+    results += ["--device", "cpu"]
     status, verdict, _ = call("referee", "--experiment", "miniature", "--methods", "avo", *few, *results)
     assert status == 0 and verdict.startswith("miniature avo: test NLL by IS ")
-    assert call("show", *results) == (0, out, "")
+    assert call("show", *results[:2]) == (0, out, "")
     status, evaluated, _ = call("evaluate", "--experiment", "miniature", "--method", "avo", "--samples", "20", *results)
     assert status == 0 and evaluated.startswith(f"test NLL: {nll:.2f} ±") and "nats" in evaluated
     status, swept, _ = call("sweep", "--experiment", "miniature", "--seeds", "0", "--jobs", "1", *folders(tmp_path))
@@ -99,6 +100,9 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
         (["run", "--experiment", "report", "--method", "vae", "--threads", "0"], "positive integer"),
         (["energies", "--ramps", "1"], "ramp is a share of the updates, at least 0 and below 1, not 1.0"),
         (["run", "--experiment", "report", "--method", "vae", "--device", "meta"], "cannot compute on meta"),
+        (["sweep", "--experiment", "report", "--device", "meta"], "cannot compute on meta"),
+        (["evaluate", "--experiment", "report", "--method", "vae", "--device", "meta"], "cannot compute on meta"),
+        (["referee", "--experiment", "report", "--device", "meta"], "cannot compute on meta"),
         pytest.param(
             ["run", "--experiment", "report", "--method", "vae", "--device", "mps"],
             "cannot compute on mps",

@@ -258,7 +258,7 @@ def test_clipped_drifts_keep_weights_exact_and_points_finite(make, generator):
 @pytest.mark.parametrize("step_size", [0.0, -0.1, math.inf, math.nan])
 def test_impossible_steps_are_refused(step_size):
     for make in (Langevin, lambda step, **clip: Underdamped(step, 0.5, **clip)):
-        with pytest.raises(ValueError, match="positive and finite"):
+        with pytest.raises(ValueError, match="one number, positive and finite"):
             make(step_size)
         with pytest.raises(ValueError, match="positive length"):
             make(0.1, clip=0.0)

@@ -19,7 +19,22 @@ def test_a_negated_lower_bound_is_an_upper_bound():
 
 
 def test_a_constant_moves_the_value_alone():
-    assert 5.0 + Estimate(-90.0, 0.2, "lower") == Estimate(-85.0, 0.2, "lower")
+    lower = Estimate(-90.0, 0.2, "lower")
+    assert 5.0 + lower == lower + 5.0 == lower - -5.0 == Estimate(-85.0, 0.2, "lower")
+
+
+def test_a_constant_minus_a_lower_bound_is_an_upper_bound():
+    lower = Estimate(-90.0, 0.2, "lower")
+    assert -85.0 - lower == Estimate(5.0, 0.2, "upper") == -(lower - -85.0)
+    assert 1 - (1 - lower) == lower and (2.0 - Estimate(0.5, 0.1, "exact")).kind == "exact"
+
+
+def test_two_estimates_are_not_added():
+    """Their errors may hang together, and a lower bound minus a lower bound bounds nothing."""
+    lower = Estimate(-90.0, 0.2, "lower")
+    for wrong in (lambda: lower + lower, lambda: lower - lower):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            wrong()
 
 
 def test_it_is_printed_with_its_direction():

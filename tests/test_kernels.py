@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.distributions.transforms import AffineTransform
 
-from avo_lib.chain import Gaussian
+from avo_lib.balance import weigh
+from avo_lib.chain import Chain, Gaussian
+from avo_lib.evaluation import ais
 from avo_lib.kernels import (
     HMC,
     Controlled,
@@ -17,6 +19,7 @@ from avo_lib.kernels import (
     Householder,
     Langevin,
     LearnedReverse,
+    MetropolisKernel,
     Underdamped,
     autoregressive,
     tune_step_sizes,
@@ -104,6 +107,38 @@ def test_the_generator_is_the_only_noise(make):
     ]
     assert torch.equal(draws[0], draws[1]) and torch.equal(draws[2], draws[3])
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if "context" in name])
+def test_a_kernel_misses_its_context(name):
+    kernel = KERNELS[name]()
+    for move in (kernel.forward, kernel.reverse):
+        with pytest.raises(ValueError, match="made with a context_dim needs a context: give the chain one"):
+            move(torch.ones(5, 2), None, None)
+
+
+class Named(torch.nn.Module):
+    """A kernel of one's own, whose networks have the names of methods."""
+
+    def __init__(self):
+        super().__init__()
+        self.transition, self.log_ratio = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+    def forward(self, z_prev, log_f, context, *, generator):
+        return z_prev, z_prev.new_zeros(z_prev.shape[:-1])
+
+    reverse = forward
+
+
+def test_a_network_is_no_method(generator):
+    """As one it would be called with a point and a log density."""
+    assert isinstance(HMC(0.5), MetropolisKernel) and not isinstance(GatedKernel(2, 4), MetropolisKernel)
+    assert not isinstance(Named(), MetropolisKernel | DensityKernel)
+    base = Gaussian(torch.zeros(2), torch.ones(2))
+    chain = Chain(base, [Named()], GeometricPath(base.log_prob, SKEWED.log_density, linear_alphas(1)))
+    assert ais(chain, 50, generator=generator).log_w.shape == (50,)
+    with pytest.raises(TypeError, match="kernel 1, a Named, has no log_ratio"):
+        weigh(chain, chain.sample((5,), generator=generator).z)
 
 
 @pytest.mark.parametrize("name", WITH_DENSITY)

@@ -1,12 +1,13 @@
 """Landmarks: exact log Z against quadrature, exact draws against their densities, and what is refused."""
 
 import math
+import pickle
 
 import pytest
 import torch
 
 from avo_lib.landmarks import LANDMARKS, funnel, many_well, regions, ring_of_gaussians
-from avo_lib.numerics import quadrature_log_z
+from avo_lib.numerics import log_normal, quadrature_log_z
 from avo_lib.testing import assert_mean
 
 
@@ -84,20 +85,64 @@ def test_regions_hold_their_shares(name, generator):
 
 
 def test_what_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="at least one mode"):
+    with pytest.raises(ValueError, match="modes must be a whole number of at least 1, not 0"):
         ring_of_gaussians(0)
-    with pytest.raises(ValueError, match="positive lengths"):
+    with pytest.raises(ValueError, match="a positive radius and variance"):
         ring_of_gaussians(8, 10.0, 0.0)
-    with pytest.raises(ValueError, match="at least two coordinates"):
+    with pytest.raises(ValueError, match="dim must be a whole number of at least 2, not 1"):
         funnel(1)
     with pytest.raises(ValueError, match="ring, many-well, funnel"):
         regions("banana", torch.zeros(3, 2))
     with pytest.raises(ValueError, match="pairs of coordinates"):
         many_well(5)
-    with pytest.raises(ValueError, match="positive lengths"):
+    with pytest.raises(ValueError, match="a positive radius and variance"):
         ring_of_gaussians(8, 10.0, math.nan)
     with pytest.raises(ValueError, match="positive std"):
         funnel(2, math.nan)
+
+
+@pytest.mark.parametrize("make", [ring_of_gaussians, funnel, many_well])
+def test_a_number_of_coordinates_is_whole(make):
+    with pytest.raises(ValueError, match=r"(modes|dim) must be a whole number of at least [12], not 10\.0"):
+        make(10.0)
+
+
+@pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_the_funnel_is_exact_where_its_width_underflows(dtype, rel):
+    """At v = −210 the width e^−105 is 0 in single precision, and 0 / 0 was NaN."""
+    z = torch.tensor([-210.0, 0.0, 0.0], dtype=dtype, requires_grad=True)
+    found = funnel(3).log_density(z)
+    at_zero = -0.5 * 70**2 - math.log(3) + 210 - 1.5 * math.log(2 * math.pi)
+    assert found.item() == pytest.approx(at_zero, rel=rel)
+    found.backward()
+    torch.testing.assert_close(z.grad, torch.tensor([210 / 9 - 1, 0.0, 0.0], dtype=dtype))
+    for x in (1e-30, 1.0):
+        exact = at_zero - (x * math.exp(105)) ** 2 / 2
+        exact = torch.tensor(exact).to(dtype)  # −∞ where single precision has no such number
+        torch.testing.assert_close(funnel(3).log_density(torch.tensor([-210.0, x, 0.0], dtype=dtype)), exact)
+
+
+def test_where_its_width_is_a_number_the_funnel_has_not_changed_by_a_bit(generator):
+    """Runs on it are stored."""
+    z = funnel().sample(1000, generator=generator).float()
+    before = log_normal(z[:, :1], 0.0, 3.0) + log_normal(z[:, 1:], 0.0, (0.5 * z[:, :1]).exp())
+    assert torch.equal(funnel().log_density(z), before)
+
+
+@pytest.mark.parametrize("name", LANDMARKS)
+def test_a_landmark_can_be_sent_to_another_process(name):
+    target = LANDMARKS[name]()
+    twin = pickle.loads(pickle.dumps(target))
+    z, same = (one.sample(5, generator=torch.Generator().manual_seed(1)) for one in (target, twin))
+    assert torch.equal(z, same) and torch.equal(target.log_density(z), twin.log_density(z))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", LANDMARKS)
+def test_draws_are_made_where_their_generator_is(name):
+    z = LANDMARKS[name]().sample(5, generator=torch.Generator("cuda").manual_seed(1))
+    assert z.device.type == "cuda" and LANDMARKS[name]().log_density(z).isfinite().all()
+    assert regions(name, z)[0].device.type == "cuda"
 
 
 @pytest.mark.parametrize("dim", [1, 3, 4, 8])

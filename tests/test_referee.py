@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from avo_lib.evaluation import ais
 from avo_lib.experiments import inference as of_gaps
 from avo_lib.experiments import referee as judge
 from avo_lib.experiments.inference import inference_gaps
-from avo_lib.experiments.referee import RefereeConfig, encoder_chain, referee, referee_file
+from avo_lib.experiments.referee import RefereeConfig, encoder_chain, referee_file
 from avo_lib.experiments.results import load_results
 from avo_lib.gaps import GapConfig
 from avo_lib.kernels import HMC
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_bernoulli, log_normal
 
+referee = partial(judge.referee, device="cpu")
 FEW = RefereeConfig(images=6, simulated=5, chains=4, T=8, leapfrog_steps=2, samples=20)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from test_kernels import KERNELS
 
 from avo_lib.chain import Chain, Gaussian
+from avo_lib.checkpoint import Progress
+from avo_lib.collapse import mutual_information
+from avo_lib.data import Dataset
 from avo_lib.evaluation import ais, reverse_ais
 from avo_lib.experiments.benchmark import BenchmarkConfig
 from avo_lib.experiments.contestants import Affine
@@ -268,6 +272,14 @@ def test_avo_without_kernels_is_refused_at_the_first_step(generator):
     [
         lambda: HMC(0.0),
         lambda: HMC(math.nan),
+        lambda: HMC(torch.tensor([0.1, 0.2])),
+        lambda: HMC(np.array([0.1, 0.2])),
+        lambda: HMC(True),
+        lambda: HMC("long"),
+        lambda: Langevin(torch.tensor([0.1, 0.2])),
+        lambda: log_normal(torch.zeros(2), 0.0, -1.0),
+        lambda: log_normal(torch.zeros(2), std=0),
+        lambda: mutual_information(Gaussian(torch.zeros(5, 1), torch.ones(5, 1)), rows=0),
         lambda: HMC(0.5, 0),
         lambda: Constant(math.nan),
         lambda: Constant(-1.0),
@@ -285,6 +297,7 @@ def test_avo_without_kernels_is_refused_at_the_first_step(generator):
         lambda: VAEConfig(latent=0),
         lambda: VAEConfig(pixels=0),
         lambda: VAEConfig(hidden=(300, 0)),
+        lambda: VAEConfig(hidden=300),
         lambda: VAEConfig(std_init=0.0),
         lambda: VAEConfig(std_init=math.nan),
         lambda: VAEConfig(gate_bias=math.nan),
@@ -318,3 +331,25 @@ def test_avo_without_kernels_is_refused_at_the_first_step(generator):
 def test_impossible_settings_are_refused_where_they_are_given(make):
     with pytest.raises(ValueError):
         make()
+
+
+def test_what_is_no_tensor_or_no_generator_is_named():
+    with pytest.raises(TypeError, match=r"valid must be a tensor, not ndarray: use torch\.as_tensor\(valid\)"):
+        Dataset(torch.zeros(3, 2), np.zeros((3, 2)))
+    with pytest.raises(TypeError, match=r"5 is a seed, not a generator: give torch\.Generator\(\)\.manual_seed\(5\)"):
+        GatedKernel(2, 4)(torch.zeros(3, 2), None, None, generator=5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Dataset(torch.zeros(3, 2), torch.zeros(3, 2)),
+        lambda: EvenMixture(torch.zeros(3, 2), torch.ones(3, 2)),
+        lambda: ppca(torch.tensor([5.0, 2.0, 1.0]), 1),
+        Progress,
+    ],
+)
+def test_what_holds_tensors_is_equal_to_itself_alone(make):
+    """Fields that are compared would end in torch's error about a truth value."""
+    one, other = make(), make()
+    assert one != other and one in [other, one] and len({one, other}) == 2

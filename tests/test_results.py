@@ -158,7 +158,7 @@ def test_every_committed_result_is_one():
     assert len(load_results()) == len(list(RESULTS.glob("*/*.json"))) > 50
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, 2**70, 0.5, 1.0, True])
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70, 0.5, 1.0, True])
 def test_what_is_no_seed_is_refused(seed):
     with pytest.raises(ValueError, match=r"a seed must be a whole number .*, not"):
         result_file("toy", "avo", seed)

@@ -11,7 +11,8 @@ from avo_lib.experiments import biased_noise as experiment
 from avo_lib.experiments import toy_commands
 from avo_lib.experiments.biased_noise import evaluate, load_ring, log_likelihoods, train
 from avo_lib.experiments.results import load_results
-from avo_lib.models.ring import ETA, METHODS, STD_FLOOR, Ring, RingConfig, line, mean, posterior, simulate
+from avo_lib.models.parts import STD_FLOOR
+from avo_lib.models.ring import ETA, METHODS, Ring, RingConfig, line, mean, posterior, simulate
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import avo, elbo
 from avo_lib.testing import assert_mean, assert_unbiased_weights

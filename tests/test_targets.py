@@ -1,6 +1,7 @@
 """Exact log Z against quadrature, exact samplers against their densities, the linear-Gaussian model against algebra."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -157,6 +158,31 @@ def test_points_may_be_whole_numbers(target):
 @pytest.mark.parametrize("target", [*map(energy, "def"), GaussianMixture((1,), ((0, 0),), 1)])
 def test_there_may_be_no_draws(target):
     assert target.sample(0).shape == (0, 2) and target.sample(1).shape == (1, 2)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ENERGIES)
+def test_an_energy_can_be_sent_to_another_process(name, variant):
+    target = energy(name, variant)
+    twin, z = pickle.loads(pickle.dumps(target)), torch.tensor([[1.0, -0.5], [0.0, 2.0]])
+    assert torch.equal(target.log_density(z), twin.log_density(z)) and target.log_z == twin.log_z
+    if name in "def":
+        draws = [one.sample(5, generator=torch.Generator().manual_seed(1)) for one in (target, twin)]
+        assert torch.equal(*draws)
+
+
+def test_a_linear_model_stays_on_its_device():
+    """``meta`` stands for any: what is made elsewhere cannot be multiplied with it."""
+    model = LinearGaussian(torch.ones(5, 2, device="meta"), torch.zeros(5, device="meta"), 0.6)
+    _, x = model.sample(3)
+    assert x.device.type == "meta" and model.posterior(x)[1].device.type == "meta" and model.log_z(x).shape == (3,)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", "def")
+def test_draws_are_made_where_their_generator_is(name):
+    z = energy(name).sample(5, generator=torch.Generator("cuda").manual_seed(1))
+    assert z.device.type == "cuda" and energy(name).log_density(z).isfinite().all()
 
 
 def test_all_names_exist():

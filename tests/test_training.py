@@ -19,9 +19,10 @@ import torch
 from avo_lib import training
 from avo_lib.balance import LogVariance, TrajectoryBalance, Widened
 from avo_lib.chain import Chain, Gaussian
-from avo_lib.checkpoint import SEAL, by_value, seal
-from avo_lib.data import Dataset
+from avo_lib.checkpoint import by_value
+from avo_lib.data import Dataset, digest
 from avo_lib.estimate import Estimate
+from avo_lib.files import SEAL, seal
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import AVO, ELBO, IWAE
@@ -506,6 +507,14 @@ def test_early_stopping_leaves_the_best_epochs_weights(monkeypatch):
     assert not stopped.training
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+def test_a_seed_that_would_stand_for_another_is_refused(seed):
+    """A CPU's generator takes the lowest 32 bits."""
+    assert torch.equal(*(torch.rand(3, generator=torch.Generator().manual_seed(one)) for one in (5, 2**32 + 5)))
+    with pytest.raises(ValueError, match=r"a seed from 0 to 2\*\*32 - 1"):
+        fit(new_model(), tiny_data(), OBJECTIVES["elbo"], seed=seed, device="cpu")
+
+
 def test_one_image_to_validate_on_is_refused_before_the_first_epoch():
     data = tiny_data()
     with pytest.raises(ValueError, match=r"two to validate on.*60 and 1 images"):
@@ -632,8 +641,8 @@ def test_images_of_another_size_are_refused():
     [
         ({"epochs": 0}, "at least 1"),
         ({"batch_size": 0}, "at least 1"),
-        ({"lr": 0.0}, "lr must be positive"),
-        ({"lr": -1e-3}, "lr must be positive"),
+        ({"lr": 0.0}, "lr must be one number, positive"),
+        ({"lr": -1e-3}, "lr must be one number, positive"),
         ({"patience": 0}, "patience"),
         ({"lr_drop": 0.0}, "lr_drop"),
     ],
@@ -763,8 +772,126 @@ class Balanced(Shift):
 def test_the_same_call_goes_on_though_its_objective_has_learned(tmp_path):
     model, x = Balanced(), torch.zeros(4, 1)
     config = TrainConfig(epochs=2, objective=TrajectoryBalance(model.log_z))
-    runs = [fit(model, Dataset(x, x), config, device="cpu", folder=tmp_path) for _ in range(2)]
-    assert model.log_z != 0 and runs[0].curve == runs[1].curve
+    first = fit(model, Dataset(x, x), config, device="cpu", folder=tmp_path)
+    with pytest.warns(UserWarning, match=r"began with other weights than this model has"):  # which has learned since
+        again = fit(model, Dataset(x, x), config, device="cpu", folder=tmp_path)
+    assert model.log_z != 0 and first.curve == again.curve
+
+
+def begin(start: float, objective=OBJECTIVES["elbo"].objective) -> tuple[Shift, partial]:
+    """A model with a start of its own, as of one that nobody has seeded, and its run."""
+    model, x = Shift(), torch.arange(4.0)[:, None]
+    model.b.data.fill_(start)
+    return model, partial(fit, model, Dataset(x, x), TrainConfig(epochs=2, objective=objective), device="cpu")
+
+
+def test_a_run_that_began_elsewhere_goes_on_and_says_so(tmp_path):
+    """To refuse would leave whoever did not seed a model, or calls again after Ctrl-C, with a run that cannot end."""
+    first, run = begin(0.5)
+    run(folder=tmp_path)
+    for _ in range(2):  # it is the first start that is remembered
+        other, run = begin(0.7)
+        with pytest.warns(
+            UserWarning, match=r"checkpoint\.pt holds a run that began with other weights.*another folder"
+        ):
+            run(folder=tmp_path)
+        assert torch.equal(other.b, first.b)
+    begin(0.5)[1](folder=tmp_path)  # without a warning, which would be an error here
+    old = {name: part for name, part in saved(tmp_path).items() if name != "start"}
+    old["identity"].pop("frozen parameters")
+    save(old, tmp_path / "checkpoint.pt")
+    begin(0.7)[1](folder=tmp_path)  # a file from before the start was kept
+    assert saved(tmp_path)["start"] is None
+
+
+def test_a_checkpoint_with_other_frozen_parameters_is_refused(tmp_path):
+    begin(0.5)[1](folder=tmp_path)
+    model, run = begin(0.5)
+    model.scale.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"\(frozen parameters was \[\], is \['scale'\]\)"):
+        run(folder=tmp_path)
+
+
+def summed(model, x, **kwargs):
+    return ELBO()(model, x, **kwargs).sum()
+
+
+def cut_off(model, x, **kwargs):
+    return ELBO()(model, x, **kwargs).detach()
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (summed, r"one value for each of 4 images, not shape \(\)"),
+        (lambda *_, **__: 1.0, r"one value for each of 4 images, not shape \(\)"),
+        (lambda model, x, **_: ELBO()(model, x)[:, None], r"not shape \(4, 1\)"),
+        (cut_off, "the objective has no gradient"),
+    ],
+)
+def test_what_cannot_be_maximised_is_refused_and_leaves_no_trace(objective, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        begin(0.0, objective)[1](folder=tmp_path)
+    assert begin(0.0)[1](folder=tmp_path).epoch == 2, "the corrected call"
+
+
+def test_a_model_that_cannot_learn_is_refused(tmp_path):
+    model, run = begin(0.0)
+    with torch.no_grad(), pytest.raises(ValueError, match="nothing can learn"):
+        run(folder=tmp_path)
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing can learn: every parameter of the model is frozen"):
+        run(folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [{"objective": ELBO}, {"objective": "elbo"}, {"beta": 1.0}, {"beta": Constant}])
+def test_a_class_or_a_number_is_no_objective_and_no_schedule(wrong):
+    with pytest.raises(
+        TypeError, match=f"{next(iter(wrong))} must be a function or an object to call, such as .*, not"
+    ):
+        TrainConfig(epochs=1, **wrong)
+
+
+class Counting(Shift):
+    """A model that keeps more than tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = {"data": 0}
+
+    def get_extra_state(self):
+        return self.seen
+
+    def set_extra_state(self, state):
+        self.seen = dict(state)
+
+    def chain(self, x):
+        self.seen["data"] += len(x) if self.training else 0
+        return super().chain(x)
+
+
+def test_a_model_with_state_of_its_own_is_trained_and_goes_on(tmp_path):
+    x, config = torch.arange(4.0)[:, None], TrainConfig(epochs=3)
+    model = Counting()
+    run = fit(model, Dataset(x, x), config, device="cpu", folder=tmp_path)
+    assert model.seen["data"] == 4 * run.best_epoch, "as it was at the best epoch"
+    again = Counting()
+    fit(again, Dataset(x, x), config, device="cpu", folder=tmp_path)
+    assert again.seen == model.seen and torch.equal(again.b, model.b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.long, torch.bool])
+def test_data_of_any_type_have_a_digest(dtype):
+    zeros, mixed = torch.zeros(6).to(dtype), torch.arange(6).remainder(2).to(dtype)
+    assert digest(mixed) == digest(mixed.clone()) != digest(zeros)
+    assert digest(mixed.reshape(2, 3)) != digest(mixed) and digest(zeros[0]) != digest(mixed[1])
+    assert digest(mixed.reshape(2, 3).T) == digest(mixed.reshape(2, 3).T.contiguous())
+
+
+def test_a_digest_is_what_it_was():
+    """Checkpoints know their data by it."""
+    assert digest(torch.arange(3, dtype=torch.float32)) == "354643f2f5b6d101"
 
 
 @pytest.mark.parametrize("part", ["objective", "beta"])
@@ -864,6 +991,9 @@ class Slotted:
 
     def __init__(self, weight):
         self.weight = weight
+
+    def __call__(self, *args, **kwargs):
+        return self.weight * ELBO()(*args, **kwargs)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from avo_lib.kernels import GatedKernel
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import AVO, avo, elbo
@@ -33,6 +34,15 @@ def test_shapes_and_gradients(config, x, generator):
         assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
     assert model.decode(torch.zeros(2, 5, 3)).shape == (2, 5, 12)
     assert model.sample_images(6, generator=generator).shape == (6, 12)
+
+
+def test_a_part_without_layers_is_ones_own_too():
+    """An empty ``nn.Sequential``, which passes everything on, counts as false."""
+    empty = torch.nn.Sequential()
+    model = VAE(VAEConfig(**SMALL | {"hidden": (12,), "latent": 12, "batch_norm": False}), encoder=empty, decoder=empty)
+    assert model.encoder is empty and model.decoder is empty
+    assert model.chain(torch.ones(4, 12)).sample().log_w().shape == (4,)
+    assert GatedKernel(2, 4, activation=empty).q.activation is empty
 
 
 @every_config

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from avo_lib.checkpoint import Checkpoint, Progress, digest
+from avo_lib.checkpoint import Checkpoint, Progress
 from avo_lib.controls import RestingEncoder
-from avo_lib.data import Dataset, binarise
+from avo_lib.data import Dataset, binarise, digest
 from avo_lib.evaluation import average_bound
 from avo_lib.experiments.campaign import RUNS, is_finished, judged
 from avo_lib.experiments.protocols import Experiment, find

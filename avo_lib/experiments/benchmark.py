@@ -18,7 +18,7 @@ from avo_lib.checks import check_counts, check_positive
 from avo_lib.counting import Counted
 from avo_lib.experiments import dynamics
 from avo_lib.experiments.ascent import maximise
-from avo_lib.experiments.contestants import LEARNED, PROPOSALS, Affine, Contestant, shorten
+from avo_lib.experiments.contestants import LEARNED, PROPOSALS, Affine, Contestant, shorten_gradients
 from avo_lib.experiments.records import once
 from avo_lib.experiments.regressions import regression
 from avo_lib.experiments.results import RESULTS, versions
@@ -132,7 +132,7 @@ def _trained(config: BenchmarkConfig, base: Gaussian, counted: Counted, seed: in
     if updates < 1:
         raise ValueError(f"a budget of {config.budget} gradients is not enough for one update and an estimate")
     parameters = [*kernels.parameters(), *(path.parameters() if path else ())]
-    maximise(value, parameters, updates - 1, config.lr, partial(shorten, kernels))
+    maximise(value, parameters, updates - 1, config.lr, partial(shorten_gradients, kernels))
     kernels.requires_grad_(False)
     return chain, updates
 

@@ -57,7 +57,7 @@ def run(
         FloatingPointError: If the objective, a weight or a number in the result is not finite; nothing is published.
         OSError: If a folder cannot be written to, which is checked first.
     """
-    setup = setup or find(experiment, method)
+    setup = find(experiment, method) if setup is None else setup
     file, config = result_file(experiment, method, seed, results), plain(setup.described())
     if is_finished(experiment, method, seed, results, setup):
         return read_result(file)
@@ -94,6 +94,11 @@ def judged(setup: Setup, model: Any, data: Dataset, finished: Progress) -> dict[
     return result
 
 
+def place_of(device: str | None) -> torch.device:
+    """The device of that name; by default a GPU if there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def log_likelihood_of_test(model: Any, data: Dataset, samples: int) -> LogLikelihood:
     """The test log-likelihood with the noise that every result uses."""
     generator, place = torch.Generator().manual_seed(EVALUATION_SEED), next(model.parameters()).device
@@ -119,7 +124,7 @@ def load_model(
         ValueError: If they are damaged or of another architecture.
     """
     file = result_file(experiment, method, seed, results).with_suffix(".safetensors")
-    model = (setup or find(experiment, method)).build(seed)
+    model = (find(experiment, method) if setup is None else setup).build(seed)
     load_weights(model, file, f"run --experiment {experiment} --method {method} --seed {seed}")
     return model.eval()
 

@@ -50,6 +50,7 @@ def sweep(
     scheduler: str | None = None,
     results: Path = RESULTS,
     runs: Path = campaign.RUNS,
+    device: str | None = None,
 ) -> None:
     """Run methods × seeds in parallel; finished runs are skipped.
 
@@ -61,13 +62,22 @@ def sweep(
         scheduler: Address of a dask scheduler to run on (the ``cluster`` extra).
         results: Folder for results.
         runs: Folder for checkpoints.
+        device: Torch device of every run; by default a GPU if there is one.
     """
-    campaign.sweep(experiment, methods, seeds, jobs=jobs, scheduler=scheduler, results=results, runs=runs)
+    prepare(torch.get_num_threads(), device)
+    folders = {"results": results, "runs": runs}
+    campaign.sweep(experiment, methods, seeds, jobs=jobs, scheduler=scheduler, device=device, **folders)
     show(results)
 
 
 def evaluate(
-    experiment: str, method: str, seed: int = 0, samples: int = 1000, results: Path = RESULTS, threads: int = 1
+    experiment: str,
+    method: str,
+    seed: int = 0,
+    samples: int = 1000,
+    results: Path = RESULTS,
+    device: str | None = None,
+    threads: int = 1,
 ) -> None:
     """Estimate the test log-likelihood of published weights anew.
 
@@ -77,10 +87,11 @@ def evaluate(
         seed: Seed of the trained model.
         samples: Number of importance samples for each image.
         results: Folder of the weights.
+        device: Torch device; by default a GPU if there is one.
         threads: Number of torch threads.
     """
-    prepare(threads)
-    model = campaign.load_model(experiment, method, seed, results=results)
+    prepare(threads, device)
+    model = campaign.load_model(experiment, method, seed, results=results).to(campaign.place_of(device))
     found = campaign.log_likelihood_of_test(model, find(experiment, method).data(), samples)
     print(f"test NLL: {found.nll} nats")
     print(f"by number of samples: { {k: round(value, 2) for k, value in found.nll_by_samples.items()} }")
@@ -93,6 +104,7 @@ def referee(
     seed: int = 0,
     config: tyro.conf.OmitArgPrefixes[RefereeConfig] = RefereeConfig(),  # noqa: B008
     results: Path = RESULTS,
+    device: str | None = None,
     threads: int = 1,
 ) -> None:
     """Judge published weights by AIS, on test images and on simulated ones; finished verdicts are read.
@@ -103,11 +115,12 @@ def referee(
         seed: Seed of the trained models.
         config: How to judge.
         results: Folder of the weights; verdicts go to ``referee`` in it.
+        device: Torch device; by default a GPU if there is one.
         threads: Number of torch threads.
     """
-    prepare(threads)
+    prepare(threads, device)
     for method in _known(experiment, methods):
-        verdict = judge(experiment, method, seed, config, results=results)
+        verdict = judge(experiment, method, seed, config, results=results, device=device)
         test = verdict["test"]
         print(
             f"{experiment} {method}: test NLL by IS {test['is']['value']:.2f}, by AIS {test['ais']['value']:.2f} nats",

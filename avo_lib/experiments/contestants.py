@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from avo_lib.axes import check_size
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.experiments.ascent import LONGEST_GRADIENT, shorten_by_seed
 from avo_lib.experiments.dynamics import CLIP
 from avo_lib.kernels import Controlled, Drift, GatedKernel, Kernel, Langevin, Underdamped, autoregressive
 from avo_lib.momentum import with_momentum
 from avo_lib.nested import LearnedPath, Stand, nested
-from avo_lib.numerics import Noise, check_size, sum_last
+from avo_lib.numerics import Noise, sum_last
 from avo_lib.objectives import avo, elbo
 from avo_lib.paths import GeometricPath, LogDensity, linear_alphas
 
@@ -205,7 +206,7 @@ class Contestant:
         return lambda: value(chain.sample(detach=local, generator=generator)).mean(-1).sum()
 
 
-def shorten(kernels: nn.ModuleList) -> None:
+def shorten_gradients(kernels: nn.ModuleList) -> None:
     """Shorten the kernels' gradients as :func:`shorten_by_seed` does, copies or not; a path's stay as they are."""
     single = [kernel.kernels for kernel in kernels if isinstance(kernel, OnePerSeed)]
     for copies in zip(*single, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor
 from avo_lib import estimate
 from avo_lib.checks import check_count
 from avo_lib.data import binarise
-from avo_lib.experiments.campaign import EVALUATION_SEED, load_model
+from avo_lib.experiments.campaign import EVALUATION_SEED, load_model, place_of
 from avo_lib.experiments.protocols import find
 from avo_lib.experiments.records import once
 from avo_lib.experiments.results import RESULTS, result_file, versions
@@ -64,7 +64,7 @@ def inference_gaps(
     images, simulated = check_count("images", images, 2), check_count("simulated", simulated, 2)
 
     def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = place_of(device)
         model = load_model(experiment, method, seed, results=results).requires_grad_(False).to(place)
         data, generator = setup.data(), torch.Generator(place).manual_seed(EVALUATION_SEED)
         if images > (there := min(len(data.train), len(data.held_out()))):

@@ -14,9 +14,10 @@ from avo_lib import estimate
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.checks import check_counts
 from avo_lib.collapse import active_units
+from avo_lib.data import Dataset
 from avo_lib.estimate import Estimate
 from avo_lib.evaluation import ais, log_likelihood, reverse_ais
-from avo_lib.experiments.campaign import EVALUATION_SEED, load_model
+from avo_lib.experiments.campaign import EVALUATION_SEED, load_model, place_of
 from avo_lib.experiments.protocols import find
 from avo_lib.experiments.records import once
 from avo_lib.experiments.results import RESULTS, result_file, versions
@@ -78,7 +79,13 @@ def referee_file(experiment: str, method: str, seed: int, folder: Path | str = R
 
 
 def referee(
-    experiment: str, method: str, seed: int = 0, config: RefereeConfig | None = None, *, results: Path | str = RESULTS
+    experiment: str,
+    method: str,
+    seed: int = 0,
+    config: RefereeConfig | None = None,
+    *,
+    results: Path | str = RESULTS,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Judge published weights on test images and on images that the model itself has drawn; a finished verdict is read.
 
@@ -92,6 +99,7 @@ def referee(
         seed: Seed of the trained model.
         config: How to judge.
         results: Folder of the weights and of the verdict.
+        device: Torch device; by default a GPU if there is one.
 
     Returns:
         The dictionary as written. Under ``test`` the mean NLL by ``is`` and by ``ais``, ``excess`` of AIS's log p over
@@ -109,15 +117,20 @@ def referee(
     config = config or RefereeConfig()
     kinds = {"test.is.value": float, "test.ais.value": float}
     file = referee_file(experiment, method, seed, results)
-    return once(file, asdict(config), lambda: (_judged(experiment, method, seed, config, results), {}), kinds)
+    place = place_of(device)
+
+    def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        model = load_model(experiment, method, seed, results=results).requires_grad_(False).to(place)
+        return _judged(model, experiment, find(experiment, method).data(), config, place), {}
+
+    return once(file, asdict(config), make, kinds)
 
 
-def _judged(experiment: str, method: str, seed: int, config: RefereeConfig, results: Path | str) -> dict[str, Any]:
-    model = load_model(experiment, method, seed, results=results).requires_grad_(False)
-    data, generator = find(experiment, method).data(), torch.Generator().manual_seed(EVALUATION_SEED)
+def _judged(model: VAE, experiment: str, data: Dataset, config: RefereeConfig, place: torch.device) -> dict[str, Any]:
+    generator = torch.Generator(place).manual_seed(EVALUATION_SEED)
     if config.images > (there := len(data.held_out())):
         raise ValueError(f"{experiment} has {there} test images, not {config.images}: ask for no more images")
-    pilot = encoder_chain(model, data.valid[:PILOT_IMAGES], [HMC(0.1)] * config.T)
+    pilot = encoder_chain(model, data.valid[:PILOT_IMAGES].to(place), [HMC(0.1)] * config.T)
     kernels = tune_step_sizes(
         pilot.path,
         lambda: pilot.proposal.sample((PILOT_CHAINS,), generator=generator)[0],
@@ -125,14 +138,14 @@ def _judged(experiment: str, method: str, seed: int, config: RefereeConfig, resu
         adaptations=ADAPTATIONS,
         generator=generator,
     )
-    x = data.held_out()[: config.images]
+    x = data.held_out()[: config.images].to(place)
     z = model.sample_prior(config.simulated, generator=generator)
     simulated = model.likelihood.sample(model.decode(z), generator=generator)
     by_is, by_ais = _both(model, x, kernels, config, generator)
     drawn_is, drawn_ais = _both(model, simulated, kernels, config, generator)
     above = _reverse(model, simulated, z, kernels, config, generator)
     return {
-        "versions": versions(),
+        "versions": versions() | {"device": place.type},
         "test": {
             "is": _row(estimate.mean(-by_is, "upper")),
             "ais": _row(estimate.mean(-by_ais, "upper")),
@@ -156,7 +169,7 @@ def _both(
     annealed = [
         ais(encoder_chain(model, part, kernels), config.chains, generator=generator).log_w for part in x.split(BLOCK)
     ]
-    return sampled, log_mean_exp(torch.cat(annealed, 1)).double()
+    return sampled, log_mean_exp(torch.cat(annealed, 1)).double().cpu()
 
 
 def _reverse(
@@ -168,12 +181,12 @@ def _reverse(
         reverse_ais(encoder_chain(model, part, kernels), start.expand(config.chains, -1, -1), generator=generator)[1]
         for part, start in blocks
     ]
-    return -log_mean_exp(-torch.cat(log_w, 1)).double()
+    return -log_mean_exp(-torch.cat(log_w, 1)).double().cpu()
 
 
 def _activity(model: VAE, x: Tensor) -> dict[str, Any]:
     """Activity, from enough draws: an idle unit's noise, about 2 / (draws √images), stays far below the threshold."""
-    generator, half = torch.Generator().manual_seed(EVALUATION_SEED), ACTIVITY_DRAWS // 2
+    generator, half = torch.Generator(x.device).manual_seed(EVALUATION_SEED), ACTIVITY_DRAWS // 2
     means, moves = [], []
     with torch.no_grad():
         for part in x.split(ACTIVITY_IMAGES):

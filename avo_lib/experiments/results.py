@@ -45,8 +45,8 @@ def result_file(experiment: str, method: str, seed: int, folder: Path | str = RE
     Raises:
         ValueError: If the seed is impossible, or a name cannot be a file's, so that the result could not be read again.
     """
-    if check_count("a seed", seed, 0) >= 2**63:
-        raise ValueError(f"a seed must be a whole number below 2**63, not {seed}")
+    if check_count("a seed", seed, 0) >= 2**32:  # of which a CPU would take the lowest 32 bits
+        raise ValueError(f"a seed must be a whole number below 2**32, not {seed}")
     for name in (experiment, method):
         if not name or name.startswith(".") or not name.isprintable() or {"/", "\\"} & {*name}:
             raise ValueError(f"{name!r} names no file: take letters that can be printed, no slash, and no dot at first")

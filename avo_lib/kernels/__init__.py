@@ -8,7 +8,8 @@ log f(z_prev) − log f(z), which turns a chain's weight into that of annealed i
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Protocol
 
 from torch import Tensor
 
@@ -51,19 +52,35 @@ class Kernel(Protocol):
         ...
 
 
-@runtime_checkable
-class MetropolisKernel(Protocol):
-    """A kernel that accepts or rejects its proposals and says how often: annealed importance sampling reports it."""
+class MetropolisKernel(ABC):
+    """A kernel that accepts or rejects its proposals and says how often: annealed importance sampling reports it.
 
+    Every class with this method is one. What an instance keeps under its name, such as a network, is no method.
+    """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        """Whether a class has the method."""
+        return callable(getattr(other, "transition", None)) if cls is MetropolisKernel else NotImplemented
+
+    @abstractmethod
     def transition(self, z: Tensor, log_f: LogDensity, *, generator: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """Draw as :meth:`Kernel.forward` does; the third value is the acceptance probability ``(...)``."""
         ...
 
 
-@runtime_checkable
-class DensityKernel(Protocol):
-    """A kernel with densities: it can weigh a move that it did not draw, as off-policy training requires."""
+class DensityKernel(ABC):
+    """A kernel with densities: it can weigh a move that it did not draw, as off-policy training requires.
 
+    Every class with this method is one, as for :class:`MetropolisKernel`.
+    """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        """Whether a class has the method."""
+        return callable(getattr(other, "log_ratio", None)) if cls is DensityKernel else NotImplemented
+
+    @abstractmethod
     def log_ratio(self, z_prev: Tensor, z: Tensor, log_f: LogDensity, context: Tensor | None) -> Tensor:
         """Log r(z_prev | z) − log q(z | z_prev) for given points ``(..., dim)``, in nats, ``(...)``."""
         ...

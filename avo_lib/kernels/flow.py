@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from avo_lib.checks import check_count
+from avo_lib.kernels.gated import required
 from avo_lib.numerics import Noise, sum_last, traced
 from avo_lib.paths import LogDensity
 
@@ -45,6 +46,7 @@ class Flow(nn.Module):
         if not (isinstance(transform, Transform) or callable(transform)):
             raise TypeError(f"a flow needs a transform, or a function of the context that gives one, not {transform!r}")
         self.transform, self.conditional = transform, conditional
+        self.requires_context = False  # a function of the context may do without
 
     def forward(
         self, z_prev: Tensor, log_f: LogDensity | None, context: Tensor | None, *, generator: Noise = None
@@ -79,8 +81,11 @@ class Flow(nn.Module):
         return z_prev, -log_det
 
     def _at(self, context: Tensor | None) -> Any:
-        fixed = isinstance(self.transform, Transform)
-        return self.transform if fixed else self.transform(context if self.conditional else None)
+        if isinstance(self.transform, Transform):
+            return self.transform
+        if self.requires_context:
+            context = required(context)
+        return self.transform(context if self.conditional else None)
 
     @staticmethod
     def _moved(transform: Any, z: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -153,4 +158,6 @@ def autoregressive(dim: int, hidden: int, *, context_dim: int = 0, reverse: bool
     with torch.no_grad():
         for parameter in last.parameters():
             parameter.mul_(START)
-    return Flow(transform, conditional=context_dim > 0)
+    flow = Flow(transform, conditional=context_dim > 0)
+    flow.requires_context = flow.conditional
+    return flow

@@ -64,10 +64,21 @@ class ConditionalLinear(nn.Module):
         scale, shift = (self.scale[0], self.shift[0]) if flat else (self.scale, self.shift)
         inverse_norm = self.direction.square().sum(-2, keepdim=not flat).rsqrt()
         if self.shift_of_context is not None:
-            shift = shift + self.shift_of_context(context)
+            shift = shift + self.shift_of_context(required(context))
         if self.scale_of_context is not None:
             scale = scale + self.scale_of_context(context)
         return torch.addcmul(shift, z @ self.direction, scale * inverse_norm)
+
+
+def required(context: Tensor | None) -> Tensor:
+    """The context, which a layer that reads one cannot do without.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if context is None:
+        raise ValueError("a kernel made with a context_dim needs a context: give the chain one, or the kernel none")
+    return context
 
 
 class GatedGaussian(nn.Module):
@@ -160,7 +171,7 @@ class GatedKernel(nn.Module):
         super().__init__()
         check_start(std_init, gate_bias)
         dim, hidden = check_count("dim", dim), check_count("hidden", hidden)
-        act = activation or nn.ReLU()
+        act = nn.ReLU() if activation is None else activation
         args = (dim, hidden, context_dim, conditioning, act, std_init, gate_bias, batch)
         self.q, self.r = GatedGaussian(*args), GatedGaussian(*args)
 

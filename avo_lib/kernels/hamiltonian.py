@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from avo_lib.axes import check_axes
 from avo_lib.checks import check_count, check_counts, check_positive
-from avo_lib.numerics import Noise, check_axes, standard_normal, sum_last, traced
+from avo_lib.numerics import Noise, standard_normal, sum_last, traced
 from avo_lib.paths import LogDensity, Path
 
 

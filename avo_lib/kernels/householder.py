@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from avo_lib.axes import check_size
 from avo_lib.checks import check_count
-from avo_lib.numerics import Noise, check_size
+from avo_lib.kernels.gated import required
+from avo_lib.numerics import Noise
 from avo_lib.paths import LogDensity
 
 
@@ -41,7 +43,7 @@ class Householder(nn.Module):
         """Reflect; see :class:`avo_lib.kernels.Kernel`."""
         v = self.vector
         if self.vector_of_context is not None:
-            v = v + self.vector_of_context(context)
+            v = v + self.vector_of_context(required(context))
         v = v / v.norm(dim=-1, keepdim=True)
         check_size("the reflection", z_prev, len(self.vector))
         z = z_prev - 2 * v * (v * z_prev).sum(-1, keepdim=True)

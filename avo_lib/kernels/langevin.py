@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from avo_lib.checks import is_positive
 from avo_lib.kernels.hamiltonian import value_and_gradient
 from avo_lib.numerics import Noise, standard_normal, sum_last, traced
 from avo_lib.paths import LogDensity
@@ -89,8 +90,8 @@ def shorten(drift: Tensor, clip: float) -> Tensor:
 
 def log_step_size(step_size: float, clip: float, batch: tuple[int, ...]) -> nn.Parameter:
     """A learnable logarithm of the step size, or one for each copy; a ValueError unless it and clip are positive."""
-    if not 0 < step_size < math.inf:
-        raise ValueError(f"a step size is positive and finite, not {step_size}")
+    if not is_positive(step_size):
+        raise ValueError(f"a step size is one number, positive and finite, not {step_size!r}")
     if not clip > 0:
         raise ValueError(f"drifts are shortened to a positive length, not {clip}")
     return nn.Parameter(torch.full((*batch, 1, 1) if batch else (), math.log(step_size)))

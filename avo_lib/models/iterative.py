@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from avo_lib.axes import check_axes
 from avo_lib.chain import Gaussian
 from avo_lib.checks import check_count
 from avo_lib.kernels.hamiltonian import check_gradients
-from avo_lib.numerics import check_axes, standard_normal
+from avo_lib.numerics import standard_normal
 from avo_lib.paths import LogDensity
 
 Rule = Callable[[Tensor, Tensor], Tensor]

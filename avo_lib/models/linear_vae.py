@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from avo_lib.numerics import LOG_2PI, check_size
+from avo_lib.axes import check_size
+from avo_lib.numerics import LOG_2PI
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PPCA:
     """The maximum of probabilistic PCA's likelihood.
 

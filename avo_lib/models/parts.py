@@ -12,6 +12,7 @@ from torch.nn import functional
 from avo_lib.numerics import check_binary, log_bernoulli, log_normal
 
 LAYERS = ("leaky_relu", "gated")
+STD_FLOOR = 1e-4  # least standard deviation that an encoder or a learned noise can have
 
 
 class GatedLayer(nn.Module):

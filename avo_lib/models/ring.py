@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avo_lib.axes import check_size
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.checks import check_counts, check_positive
 from avo_lib.kernels import GatedKernel
-from avo_lib.models.parts import frozen
-from avo_lib.numerics import LOG_2PI, check_size, log_normal, symmetric_axis
+from avo_lib.models.parts import STD_FLOOR, frozen
+from avo_lib.numerics import LOG_2PI, log_normal, symmetric_axis
 from avo_lib.objectives import calibrated_avo, elbo, iwae
 from avo_lib.paths import AmortisedPath, linear_alphas
 
 ETA = 0.75
 METHODS = ("vae", "iwae", "hvi", "avo", "mixed")
-STD_FLOOR = 1e-4
 
 
 @dataclass(frozen=True)

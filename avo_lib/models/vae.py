@@ -13,12 +13,11 @@ from avo_lib.chain import Chain, Gaussian
 from avo_lib.checks import check_count, check_counts
 from avo_lib.kernels import GatedKernel, Householder, Kernel, autoregressive
 from avo_lib.kernels.gated import CONDITIONINGS, check_start
-from avo_lib.models.parts import LAYERS, LIKELIHOODS, Bernoulli, GaussianNoise, frozen, trunk
+from avo_lib.models.parts import LAYERS, LIKELIHOODS, STD_FLOOR, Bernoulli, GaussianNoise, frozen, trunk
 from avo_lib.models.vamp import EvenMixture
 from avo_lib.numerics import log_normal, standard_normal, traced
 from avo_lib.paths import AmortisedPath, linear_alphas
 
-STD_FLOOR = 1e-4
 KERNELS = ("gated", "householder", "autoregressive")
 
 
@@ -74,8 +73,8 @@ class VAEConfig:
             )
         check_counts(self, "pixels", "latent", "kernel_hidden")
         check_counts(self, "T", "pseudo_inputs", least=0)
-        if not self.hidden:
-            raise ValueError("need at least one hidden layer")
+        if not hasattr(self.hidden, "__len__") or not len(self.hidden):
+            raise ValueError(f"hidden lists the widths of at least one hidden layer, as (300,), not {self.hidden!r}")
         object.__setattr__(self, "hidden", tuple(check_count("a width in hidden", width) for width in self.hidden))
         check_start(self.std_init, self.gate_bias)
 
@@ -111,13 +110,14 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         widths, features, style = (config.pixels, *config.hidden), config.hidden[-1], (config.layers, config.batch_norm)
-        self.encoder = encoder or trunk(widths, *style)
+        self.encoder = trunk(widths, *style) if encoder is None else encoder  # an empty nn.Sequential is false
         self.q0 = nn.Linear(features, 2 * config.latent)
-        self.likelihood = likelihood or LIKELIHOODS[config.likelihood]()
+        self.likelihood = LIKELIHOODS[config.likelihood]() if likelihood is None else likelihood
         given = self.likelihood.maps * config.pixels
-        self.decoder = decoder or nn.Sequential(
-            trunk((config.latent, *config.hidden[::-1]), *style), nn.Linear(config.hidden[0], given)
-        )
+        if decoder is None:
+            own = trunk((config.latent, *config.hidden[::-1]), *style)
+            decoder = nn.Sequential(own, nn.Linear(config.hidden[0], given))
+        self.decoder = decoder
         self.kernels = nn.ModuleList(self._kernel(features, t) for t in range(config.T))
         if config.pseudo_inputs:  # log odds; at first as dark as handwritten digits are on average
             self.pseudo_inputs = nn.Parameter(torch.randn(config.pseudo_inputs, config.pixels) - 2)

@@ -11,7 +11,7 @@ from torch import Tensor
 from avo_lib.numerics import log_normal, standard_normal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EvenMixture:
     """An even mixture of K diagonal Gaussians.
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from avo_lib.numerics import check_size, symmetric_axis
+from avo_lib.axes import check_size
+from avo_lib.numerics import symmetric_axis
 
 COLOURS = {  # Okabe and Ito (2008); a method has one colour throughout the book
     "vae": "#0072B2",

@@ -21,6 +21,7 @@ from pybtex.database import parse_file
 from avo_lib.experiments.results import PAPER
 from tools import notebooks as tool
 from tools.avo_book import captions
+from tools.widgets import VIEW
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -114,6 +115,7 @@ def test_the_map_knows_order_titles_minutes_and_needs() -> None:
         expected.append((link, minutes[1], ", ".join(map(str, numbers)) or "–"))
     rows = [[part.strip() for part in line.split("|")[1:-1]] for line in markdown(BOOK / "intro.md").splitlines()]
     assert [(row[1], row[3], row[4]) for row in rows if len(row) == 5 and re.match(r"\d+\. ", row[1])] == expected
+    assert not [row for row in rows if len(row) == 5 and not row[3]], "a row that is no chapter's widens the columns"
 
 
 def test_the_book_has_notebooks() -> None:
@@ -194,7 +196,7 @@ def test_every_widget_has_a_static_figure_above(path: Path) -> None:
     above = False
     for number, cell in enumerate(code_cells(path)):
         kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
-        assert above or tool.VIEW not in kinds, f"Cell {number} shows a widget before any figure"
+        assert above or VIEW not in kinds, f"Cell {number} shows a widget before any figure"
         above = above or "image/png" in kinds
 
 
