@@ -2,12 +2,15 @@
 (function () {
   "use strict";
 
-  // A browser may break a line on either side of a formula, even before the full stop.
+  // A browser may break a line on either side of a formula, even before the full stop, or before what it is equal to.
+  const UNFINISHED = /([=<>≈∼≤≥]|\\(approx|sim|leq?|geq?))\s*(\\\))?$/; // as TeX, or as MathJax has made it
+
   function tie(formula) {
     const before = formula.previousSibling?.nodeType === Node.TEXT_NODE && formula.previousSibling;
     const after = formula.nextSibling?.nodeType === Node.TEXT_NODE && formula.nextSibling;
     const opening = before ? before.data.match(/[(\[“±−]*$/)[0].length : 0;
-    const closing = after ? after.data.match(/^[-–.,;:!?)\]’”]*/)[0].length : 0;
+    const follows = UNFINISHED.test(formula.textContent) ? /^\s*\S*/ : /^[-–.,;:!?)\]’”]*/;
+    const closing = after ? after.data.match(follows)[0].length : 0;
     if (!opening && !closing) return;
     const tied = document.createElement("span");
     tied.className = "avo-tied";
@@ -19,13 +22,13 @@
     }
   }
 
-  // A number and its per cent sign, and what a row of a table sets, as in T = 5. A mark may stand between the two.
+  // A number with its per cent sign or its ±, and what a row of a table sets, as in T = 5. A mark may part them.
   function keep(article) {
     const texts = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {
       const text = texts.currentNode;
       if (text.parentElement.closest("pre, code, script, mjx-container, .math")) continue;
-      const kept = text.data.replace(/(^|\d) %/g, "$1\u00a0%");
+      const kept = text.data.replace(/(^|\d)\s([%±])/g, "$1\u00a0$2").replace(/±\s(?=\d|$)/g, "±\u00a0");
       const bound = text.parentElement.closest("th") ? kept.replaceAll(" = ", "\u00a0=\u00a0") : kept;
       if (bound !== text.data) text.data = bound;
     }
@@ -40,6 +43,7 @@
         const name = document.createElement("span");
         name.className = "avo-label";
         name.append(...(names[i].querySelector("p") ?? names[i]).cloneNode(true).childNodes);
+        name.querySelectorAll("[id]").forEach((part) => part.removeAttribute("id"));
         cell.classList.toggle("avo-empty", !cell.textContent.trim());
         (cell.querySelector("p") ?? cell).prepend(name);
       });
@@ -89,23 +93,34 @@
     made.append(...contents);
   }
 
+  // What a button is called has to be what stands on it, or else to say what it opens.
+  function call(article) {
+    article.querySelectorAll("details.hide > summary").forEach((summary) => summary.removeAttribute("aria-label"));
+    let exercise = "";
+    for (const part of article.querySelectorAll(".exercise > .admonition-title, .solution .toggle-button")) {
+      if (part.tagName === "BUTTON") part.setAttribute("aria-label", `Solution to ${exercise}`);
+      else exercise = (part.querySelector(".caption-number") ?? part).textContent.trim();
+    }
+  }
+
   const BOXES = "article :is(.avo-wide, mjx-container[display], .avo-scroll, pre)";
 
   function more(scroller) {
     const rest = scroller.scrollWidth - scroller.clientWidth - scroller.scrollLeft;
-    scroller.classList.toggle("avo-more", rest > 1);
+    scroller.classList.toggle("avo-more", rest > 12);
   }
 
   function fit() {
     document.querySelectorAll("article table.avo-text").forEach(list);
     document.querySelectorAll("article table.dataframe").forEach(hold);
-    for (const formula of document.querySelectorAll("article mjx-container:not([display])")) {
+    const inline = document.querySelectorAll("article mjx-container:not([display])");
+    inline.forEach((formula) => formula.classList.remove("avo-wide", "avo-more")); // on a phone it is set smaller then
+    for (const formula of inline) {
       // Not for all: a box that scrolls has no baseline, and stands a little higher than the words around it.
       const stop = formula.closest(".avo-tied") ? 8 : 0;
       const room = formula.parentElement.closest("p, li, dd, td, th, div, figcaption").clientWidth - stop;
       const width = formula.firstElementChild.getBoundingClientRect().width;
       formula.classList.toggle("avo-wide", width > room);
-      formula.classList.remove("avo-more");
     }
     document.querySelectorAll("article .avo-scroll img").forEach(enlarge);
     for (const scroller of document.querySelectorAll(BOXES)) {
@@ -117,7 +132,11 @@
   document.addEventListener("DOMContentLoaded", () => {
     const article = document.querySelector("article");
     if (article) keep(article);
+    if (article) call(article);
     document.querySelectorAll("article span.math").forEach(tie);
+    for (const long of document.querySelectorAll("article :is(.sig .pre, .indextable a)")) {
+      long.innerHTML = long.innerHTML.replaceAll("_", "_<wbr>");
+    }
     document.querySelectorAll("article table:not(.dataframe, .indextable)").forEach(label);
     document.querySelectorAll("article table").forEach((table) => box(table));
     document.querySelectorAll("article .cell_output > figure > img").forEach((picture) => box(picture));

@@ -30,14 +30,27 @@ CLIPPED = """() => [...document.querySelectorAll('article :is(mjx-container > sv
     }
     return right > innerWidth;
   }).map(thing => `${thing.tagName} ${thing.parentElement.textContent.trim().slice(0, 60)}`)"""
-# Words that scroll sideways are not read; numbers scroll below what says whose they are.
+# Words that scroll sideways are not read; on small screens numbers scroll below what says whose they are.
 SCROLLING = """() => [...document.querySelectorAll('article .avo-scroll')]
-  .filter(box => box.scrollWidth > box.clientWidth + 1 && !box.querySelector('table.dataframe.avo-held, img'))
+  .filter(box => box.scrollWidth > box.clientWidth + 1)
+  .filter(box => innerWidth >= 1000 || !box.querySelector('table.dataframe.avo-held, img'))
   .map(box => box.textContent.trim().slice(0, 60))"""
 # Half a formula says nothing: a set one breaks its lines for a phone, to the tenth that hangs on the machine's fonts.
-HALF = """() => [...document.querySelectorAll('article div.math mjx-container')]
-  .filter(formula => formula.scrollWidth > 1.1 * formula.clientWidth)
+# One between words may lack a little more; what is longer has to be set.
+HALF = """() => [...document.querySelectorAll('article :is(div.math mjx-container, .avo-wide)')]
+  .filter(formula => formula.scrollWidth > (formula.closest('div.math') ? 1.1 : 1.25) * formula.clientWidth)
   .map(formula => formula.closest('div').id || formula.querySelector('mjx-assistive-mml').textContent.slice(0, 60))"""
+# A number and what it lies in, and a formula and what it is equal to; a mark or a link may stand between them.
+PARTED = """() => [...document.querySelectorAll('article :is(p, li, td, dd)')].flatMap(text => [
+  ...text.textContent.match(/\\d[ \\n]±.{0,9}|±[ \\n]\\d+/g) ?? [],
+  ...[...text.querySelectorAll('mjx-container:not([display])')]
+    .filter(formula => /[=≈<>≤≥]$/.test(formula.querySelector('mjx-assistive-mml').textContent))
+    .filter(formula => !formula.closest('.avo-tied')).map(formula => formula.parentElement.parentElement.textContent),
+])"""
+TWICE = """() => {
+  const names = [...document.querySelectorAll('[id]')].map(thing => thing.id);
+  return names.filter((name, i) => names.indexOf(name) < i);
+}"""
 # Letters are drawn 14 pixels high; below 7.5 nobody reads them.
 TINY = """() => [...document.querySelectorAll('article .cell_output img')]
   .filter(picture => picture.offsetParent && picture.clientWidth < 0.54 * picture.naturalWidth)
@@ -95,6 +108,8 @@ def test_page(browser: Any, built_book: Path, document: str) -> None:
         assert not page.evaluate(RAW_TEX), "raw TeX"
         assert page.locator("article [data-mml-node='merror']").count() == 0, "formulas that MathJax cannot read"
         assert page.locator("article mjx-container").count() >= formulas, "formulas that are not typeset"
+        assert not page.evaluate(PARTED), "parted by a line's end"
+        assert not page.evaluate(TWICE), "anchors that stand twice"
         for width in (*WIDTHS, 820):
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_timeout(100)  # the scripts of the page answer a change of its size
@@ -125,6 +140,44 @@ def test_no_heading_is_bolder_than_those_above_it(browser: Any, built_book: Path
     with Visit(browser, built_book / "book/experiments/gain.html") as visit:
         weights = [int(visit.page.locator(f"article {level}").first.evaluate(weight)) for level in ("h1", "h2", "h3")]
     assert weights == sorted(weights, reverse=True)
+
+
+def test_a_proof_has_the_margins_of_its_statement(browser: Any, built_book: Path) -> None:
+    margin = "text => text.getBoundingClientRect().left - text.closest('.proof').getBoundingClientRect().left"
+    with Visit(browser, built_book / "book/foundations/vae.html") as visit:
+        for width in WIDTHS:
+            visit.page.set_viewport_size({"width": width, "height": 900})
+            kinds = ("div.proposition > section > p", "div.proof:not(:has(> .admonition-title)) > p")
+            statement, proof = (visit.page.locator(kind).first.evaluate(margin) for kind in kinds)
+            assert statement == pytest.approx(proof, abs=1) and proof > 0
+
+
+def test_buttons_say_what_they_do_and_where_the_keyboard_is(browser: Any, built_book: Path) -> None:
+    with Visit(browser, built_book / "book/foundations/vae.html") as visit:
+        page = visit.page
+        assert page.locator("summary[aria-label]").count() == 0, "a name in place of what stands there"
+        assert page.get_by_role("button", name="Solution to Exercise 3.2", exact=True).count() == 1
+        page.keyboard.press("Tab")  # so that the browser takes what follows for the keyboard's
+        buttons = page.locator(".bd-header-article .btn:visible").all()
+        assert len(buttons) > 2
+        for button in buttons:
+            button.focus()
+            assert button.evaluate("button => parseFloat(getComputedStyle(button).outlineWidth)") >= 2
+            assert button.evaluate("button => getComputedStyle(button).outlineStyle") == "solid"
+
+
+def test_long_names_break_behind_an_underscore(browser: Any, built_book: Path) -> None:
+    for page, names in (("book/reference/api.html", ".sig-name"), ("genindex.html", ".indextable a")):
+        with Visit(browser, built_book / page) as visit:
+            name = visit.page.locator(names, has_text="effective_sample_size").first
+            assert "effective_<wbr>sample_<wbr>size" in name.inner_html()
+
+
+def test_paper_has_no_sliders(browser: Any, widget_pages: list[Path]) -> None:
+    with Visit(browser, widget_pages[0]) as visit:
+        visit.page.emulate_media(media="print")
+        assert visit.page.locator(".avo-controls").count() > 0
+        assert visit.page.locator(".avo-controls:visible").count() == 0
 
 
 def test_slider_obeys_the_keyboard(browser: Any, widget_pages: list[Path]) -> None:

@@ -99,6 +99,17 @@ def test_the_index_lists_statements_by_number_and_title(built_book: Path) -> Non
     assert [chapter for chapter, _ in numbers] == sorted(chapter for chapter, _ in numbers)
 
 
+def test_a_page_describes_itself_and_says_its_name_once(built_book: Path) -> None:
+    chapter = (built_book / "book/annealing/ais.html").read_text(encoding="utf-8")
+    described = re.findall(r'<meta name="description" content="([^"]*)"', chapter)
+    assert len(described) == 1
+    assert re.match(r"A weight gathered along .* bounds log Z from below, .* above\.$", described[0])
+    assert "<title>11. Annealed importance sampling &#8212; Annealed Variational Inference</title>" in chapter
+    first = (built_book / "book/intro.html").read_text(encoding="utf-8")
+    assert "<title>A book you can run &#8212; Annealed Variational Inference</title>" in first
+    assert re.search(r'name="description" content="A book you can run\. [^"<]*"', first)
+
+
 def test_captions_stand_under_their_pictures_with_a_number(pages: list[Path]) -> None:
     """In the notebooks each is a paragraph of its own; what a page shows it shows once."""
     texts = [page.read_text(encoding="utf-8") for page in pages]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from sphinx.application import Sphinx
 
 from avo_lib.experiments.protocols import EXPERIMENTS
 from tools import lecture, prose
-from tools.avo_book import captions
+from tools.avo_book import captions, glossary
 
 ROOT = Path(__file__).resolve().parents[2]
 MISTAKES = (ROOT / "book/reference/what_goes_wrong.md").read_text(encoding="utf-8")
@@ -72,9 +73,27 @@ def test_the_first_use_of_a_term_leads_to_the_glossary(built_book: Path) -> None
     glossary = (built_book / "book/reference/glossary.html").read_text(encoding="utf-8")
     assert 'id="term-elbo"' in glossary
     assert "avo-term" not in glossary
-    for name in ("api", "bibliography", "experiments"):
+    for name in ("api", "bibliography", "experiments", "notation"):
         assert "avo-term" not in (built_book / f"book/reference/{name}.html").read_text(encoding="utf-8")
     assert re.search(r'glossary\.html#term-elbo": "<dt', (built_book / "_static/tips-text.js").read_text("utf-8"))
+
+
+def test_a_renamed_term_leaves_no_dead_link(tmp_path: Path) -> None:
+    """Sphinx writes changed pages alone, and the page that uses a term has not changed."""
+    source = tmp_path / "source"
+    terms = source / f"{glossary.PAGE}.rst"
+    terms.parent.mkdir(parents=True)
+    (source / "index.rst").write_text(f"Book\n====\n\n.. toctree::\n\n   {glossary.PAGE}\n   page\n")
+    (source / "page.rst").write_text("Page\n====\n\nA gap is wide.\n")
+    for term, linked in (("gap", True), ("rift", False)):
+        terms.write_text(f"Glossary\n========\n\n{term}\n   Something between two bounds.\n")
+        app = Sphinx(source, None, tmp_path / "html", tmp_path / "trees", "html", {"html_theme": "basic"}, None, None)
+        app.connect("doctree-read", glossary.name_terms)
+        app.connect("env-updated", glossary.pages_to_rewrite)
+        app.connect("doctree-resolved", glossary.link_terms)
+        app.build()
+        page = (tmp_path / "html" / "page.html").read_text(encoding="utf-8")
+        assert ("glossary.html#term-gap" in page) == linked
 
 
 def test_a_lecture_has_every_figure_and_every_exercise_with_its_solution(tmp_path: Path) -> None:

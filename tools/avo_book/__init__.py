@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx_proof.domain import ProofDomain
 
-from . import captions, code, frames, glossary, search, statements, tables, tips
+from . import captions, code, frames, glossary, head, search, statements, tables, tips
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -21,9 +21,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", search.write)
     app.connect("build-finished", tips.write)
     app.connect("env-updated", code.pages_to_rewrite)
+    app.connect("env-updated", glossary.pages_to_rewrite)
     app.connect("doctree-resolved", code.list_uses)
     app.connect("doctree-resolved", glossary.link_terms)
+    app.connect("doctree-resolved", statements.drop_ids)
     app.connect("html-page-context", code.link_code)
+    app.connect("html-page-context", head.describe)
     app.connect("html-page-context", _mend_bibliography)
     app.connect("html-page-context", statements.use_template)
     ProofDomain.indices = {statements.Statements}

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 PAGE = "book/reference/glossary"
 # Entries, not prose.
-NO_TEXT = (PAGE, *(f"book/reference/{name}" for name in ("api", "bibliography", "experiments")))
+NO_TEXT = (PAGE, *(f"book/reference/{name}" for name in ("api", "bibliography", "experiments", "notation")))
 CLOSED = (nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.raw)
 
 
@@ -19,6 +20,13 @@ def name_terms(app: Sphinx, doctree: nodes.document) -> None:
     if app.env.docname == PAGE:
         for term in doctree.findall(nodes.term):
             term["ids"] = ["term-" + nodes.make_id(term.astext())]
+
+
+def pages_to_rewrite(app: Sphinx, env: BuildEnvironment) -> set[str]:
+    """Returns all pages if the glossary has other terms than at the last build, and else none."""
+    terms = {term.astext() for term in env.get_doctree(PAGE).findall(nodes.term)} if PAGE in env.found_docs else set()
+    before, env.avo_terms = getattr(env, "avo_terms", None), terms
+    return set() if terms == before else env.found_docs
 
 
 def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:

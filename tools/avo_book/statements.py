@@ -8,6 +8,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx_proof.domain import ProofDomain, ProofIndex
 
+# sphinx-proof and sphinx-exercise give these to every proof, statement, exercise and solution of a page.
+COPIES = {"proof", "proof-content", "exercise-content", "solution-content"}
 PAGE = f"{ProofDomain.name}-{ProofIndex.name}"
 
 
@@ -32,6 +34,13 @@ class Statements(ProofIndex):
             if entries:
                 groups.append((f"{'.'.join(map(str, numbers[page]))}. {env.titles[page].astext()}", entries))
         return groups, False
+
+
+def drop_ids(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Drops the anchors that a page would have more than once."""
+    for node in doctree.findall(nodes.Element):
+        if COPIES & {*node.get("ids", ())}:
+            node["ids"] = [name for name in node["ids"] if name not in COPIES]
 
 
 def use_template(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> str | None:
