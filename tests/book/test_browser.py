@@ -41,7 +41,7 @@ HALF = """() => [...document.querySelectorAll('article :is(div.math mjx-containe
   .filter(formula => formula.scrollWidth > (formula.closest('div.math') ? 1.1 : 1.25) * formula.clientWidth)
   .map(formula => formula.closest('div').id || formula.querySelector('mjx-assistive-mml').textContent.slice(0, 60))"""
 # A number and what it lies in, and a formula and what it is equal to; a mark or a link may stand between them.
-PARTED = """() => [...document.querySelectorAll('article :is(p, li, td, dd)')].flatMap(text => [
+PARTED = """() => [...document.querySelectorAll('article :is(p, li, td, dd):not(:has(pre))')].flatMap(text => [
   ...text.textContent.match(/\\d[ \\n]±.{0,9}|±[ \\n]\\d+/g) ?? [],
   ...[...text.querySelectorAll('mjx-container:not([display])')]
     .filter(formula => /[=≈<>≤≥]$/.test(formula.querySelector('mjx-assistive-mml').textContent))
