@@ -191,6 +191,13 @@ def test_every_picture_has_a_caption_that_any_viewer_shows(path: Path) -> None:
 
 
 @every_notebook
+def test_letters_in_figures_can_be_read_on_a_phone(path: Path) -> None:
+    """A figure as wide as a page shrinks to some six tenths there."""
+    small = [found for cell in code_cells(path) for found in re.findall(r"fontsize=[0-8]\b.*", cell.source)]
+    assert not small, f"letters below 9 points: {small}"
+
+
+@every_notebook
 def test_every_widget_has_a_static_figure_above(path: Path) -> None:
     """GitHub, paper, screen readers and untrusted notebooks show no widget."""
     above = False
