@@ -230,7 +230,7 @@ def adaptive_alphas(
             slope = check_axes("log_fT", log_fT(z), z) - base.log_prob(z)
             some, none = int(slope.isfinite().sum()), int((slope == -torch.inf).sum())
             if not some or some + none < samples:
-                raise ValueError(f"at {samples} pilot points log_fT is finite {some} and -inf {none} times: need one")
+                raise ValueError(f"at {samples} points log_fT is finite {some}, -inf {none} times: need one, no NaN")
             least, low, high = share * samples, alphas[-1], 1.0
             whole = conditional_ess(log_w, (high - low) * slope) >= least
             for _ in range(0 if whole else HALVINGS):

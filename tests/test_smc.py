@@ -246,6 +246,6 @@ def test_impossible_settings_are_refused(monkeypatch):
 )
 def test_a_pilot_without_a_target_is_refused_at_once(log_f, numbers, vanishing):
     """Ten thousand steps later it would be the share's fault."""
-    message = f"at 100 pilot points log_fT is finite {numbers} and -inf {vanishing} times"
+    message = f"at 100 points log_fT is finite {numbers}, -inf {vanishing} times: need one, no NaN"
     with pytest.raises(ValueError, match=message):
         adaptive_alphas(Gaussian(torch.zeros(1), torch.ones(1)), log_f, HMC(0.5), 100)
