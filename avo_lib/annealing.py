@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,25 @@ def move(chain: Chain, t: int, z: Tensor, *, generator: Noise = None) -> tuple[T
     else:
         moved, log_ratio = kernel.forward(z, log_f, chain.context, generator=generator)
         rate = moved.new_ones(())
-    return moved, check_move(f"kernel {t}", z, moved, log_ratio), rate.mean()
+    log_ratio = check_move(f"kernel {t}", z, moved, log_ratio)
+    _check_own_draws(moved.shape[:-1], z)
+    return moved, log_ratio, rate.mean()
+
+
+def weigh(chain: Chain, t: int, z: Tensor) -> Tensor:
+    """Log f_t in nats ``(...)`` at points ``(..., dim)``; a ValueError if it has more data than there are points."""
+    log_f = chain.target(t)(z)
+    _check_own_draws(log_f.shape, z)
+    return log_f
+
+
+def _check_own_draws(shape: Sequence[int], z: Tensor) -> None:
+    """Estimates of several data from the same draws would err together, and their standard error would not say so."""
+    if tuple(shape) != z.shape[:-1]:
+        raise ValueError(
+            f"log f has axes {tuple(shape)}, its points {tuple(z.shape[:-1])}: give the proposal a row for each datum, "
+            "such as mean.expand(data, -1)"
+        )
 
 
 def anneal(chain: Chain, samples: int, *, least: int = 1, generator: Noise = None) -> tuple[Tensor, Tensor]:
@@ -48,18 +68,17 @@ def anneal(chain: Chain, samples: int, *, least: int = 1, generator: Noise = Non
         Log weights in nats ``(samples, ...)``, and the mean acceptance probability of each kernel, ``(T,)``.
 
     Raises:
-        ValueError: If there are no samples, or too few weights.
+        ValueError: If there are no samples, too few weights, or more data than the proposal has.
     """
     rates = []
     with torch.no_grad():
         shape = (check_count("samples", samples),)
         z, log_q0 = check_draws(shape, *chain.proposal.sample(shape, generator=generator))
         log_w = -log_q0
-        if 1 not in log_w.shape[1:]:  # else log f may have more data
-            check_enough(log_w.numel(), "weights", least)
+        check_enough(log_w.numel(), "weights", least)
         for t in range(1, len(chain.kernels) + 1):
             z, log_ratio, rate = move(chain, t, z, generator=generator)
             log_w = log_w + log_ratio
             rates.append(rate)
-        log_w = log_w + chain.target(len(chain.kernels))(z)
+        log_w = log_w + weigh(chain, len(chain.kernels), z)
     return log_w, torch.stack(rates) if rates else log_w.new_ones(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_count, check_evaluating
 from avo_lib.estimate import Bracket, Estimate
 from avo_lib.numerics import Noise, effective_sample_size, log_mean_exp
+from avo_lib.objectives import Model
 
 BLOCK = 100
 """Number of samples that share one generator; part of the definition of a result, so not an option."""
@@ -56,6 +57,7 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> Annealing:
 
     Raises:
         ValueError: Before log f is called, if there are no samples, or one for one datum, which has no standard error.
+            If log f has more data than the proposal, whose draws they would share.
     """
     log_w, acceptance = anneal(chain, samples, least=2, generator=generator)
     return Annealing(estimate.log_mean(log_w), log_w, acceptance)
@@ -100,7 +102,7 @@ def marginal_bounds(
         Lower and upper bound in nats at each point, both with the shape of log w.
     """
     with torch.no_grad():
-        z = trajectory.z[-1]
+        z, samples = trajectory.z[-1], check_count("samples", samples)
         fresh = chain.sample_reverse(z.expand(samples, *z.shape), generator=generator)
         log_q = fresh.log_q0 - sum(fresh.log_ratio)
         own = trajectory.log_q0 - sum(trajectory.log_ratio)
@@ -128,13 +130,6 @@ def kl_sandwich(chain: Chain, log_z: float, points: int, samples: int = 100, *, 
     return Bracket(estimate.mean(log_z - upper, "lower"), estimate.mean(log_z - lower, "upper"))
 
 
-class LatentVariableModel(Protocol):
-    """What importance sampling needs of a model."""
-
-    def chain(self, x: Tensor) -> Chain:
-        """The chain that proposes latents for x."""
-
-
 @dataclass(frozen=True, eq=False)
 class LogLikelihood:
     """Importance-sampled log p(x) of each image, and how much to trust it.
@@ -160,7 +155,7 @@ class LogLikelihood:
 
 
 def log_likelihood(
-    model: LatentVariableModel,
+    model: Model,
     x: Tensor,
     samples: int = 1000,
     *,
@@ -181,7 +176,7 @@ def log_likelihood(
         x: Binary images ``(images, pixels)``.
         samples: Number K of samples for each image; memory does not grow with it.
         curve: Smaller K at which to report the mean NLL too, averaged over disjoint groups of the same draws.
-        rows: Number of latents decoded at a time; affects speed and memory only.
+        rows: Number of latents decoded at a time, if more than a block of 100; affects speed and memory only.
         generator: Source of the one seed from which every image's generators follow.
 
     Returns:
@@ -191,8 +186,9 @@ def log_likelihood(
         ValueError: If there are no images or no samples, or batch norm or dropout is in training mode.
     """
     check_evaluating(model)
-    if len(x) == 0 or min(samples, *curve, 1) < 1:
-        raise ValueError(f"need at least one image and one sample, got {len(x)} and {(*curve, samples)}")
+    if len(x) == 0:
+        raise ValueError("need at least one image, got none")
+    samples, *curve = (check_count("samples", k) for k in (samples, *curve))
     seed = int(torch.randint(2**40, (), generator=generator, device=generator.device if generator else "cpu"))
     block = min(BLOCK, samples)
     images = max(1, rows // block)
@@ -225,7 +221,7 @@ def _group_log_mean(log_w: Tensor, k: int) -> Tensor:
 
 
 def average_bound(
-    model: LatentVariableModel, x: Tensor, *, rows: int = 1000, generator: torch.Generator | None = None
+    model: Model, x: Tensor, *, rows: int = 1000, generator: torch.Generator | None = None
 ) -> tuple[Estimate, float]:
     """The ELBO, averaged over images with one trajectory each, and its Kullback-Leibler part.
 

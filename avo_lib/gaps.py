@@ -10,10 +10,10 @@ from torch import Tensor
 from avo_lib.annealing import anneal
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.checks import check_counts, check_evaluating
-from avo_lib.evaluation import LatentVariableModel
 from avo_lib.kernels import HMC, tune_step_sizes
 from avo_lib.models.iterative import elbo_gradient, gaussian
 from avo_lib.numerics import log_mean_exp, log_normal
+from avo_lib.objectives import Model
 from avo_lib.paths import GeometricPath, LogDensity, sigmoidal_alphas
 
 BLOCK = 250
@@ -77,7 +77,7 @@ class Gaps:
 
 
 def measure_gaps(
-    model: LatentVariableModel,
+    model: Model,
     x: Tensor,
     pilot: Tensor,
     config: GapConfig | None = None,
@@ -121,7 +121,7 @@ def measure_gaps(
 
 
 def measure_bracket(
-    model: LatentVariableModel,
+    model: Model,
     x: Tensor,
     z: Tensor,
     pilot: Tensor,
@@ -185,7 +185,7 @@ def gaussian_chain(log_f: LogDensity, lam: Tensor, kernels: list[HMC]) -> Chain:
     return Chain(gaussian(torch.zeros_like(lam)), kernels, path)
 
 
-def _tuned(model: LatentVariableModel, pilot: Tensor, config: GapConfig, generator: torch.Generator) -> list[HMC]:
+def _tuned(model: Model, pilot: Tensor, config: GapConfig, generator: torch.Generator) -> list[HMC]:
     check_evaluating(model)
     if not len(pilot):
         raise ValueError("need at least one pilot image, on which the step sizes are tuned")
@@ -201,13 +201,13 @@ def _tuned(model: LatentVariableModel, pilot: Tensor, config: GapConfig, generat
     )
 
 
-def _target(model: LatentVariableModel, x: Tensor) -> LogDensity:
+def _target(model: Model, x: Tensor) -> LogDensity:
     """Log p(x, z) of each image, ``(..., images, latent)`` to ``(..., images)``."""
     chain = model.chain(x)
     return chain.target(len(chain.kernels))
 
 
-def _start(model: LatentVariableModel, x: Tensor, config: GapConfig, generator: torch.Generator) -> Tensor:
+def _start(model: Model, x: Tensor, config: GapConfig, generator: torch.Generator) -> Tensor:
     """Start of the search: the encoder's Gaussian, or the moments at the end of the model's chain, wherever that is."""
     with torch.no_grad():
         chain = model.chain(x)

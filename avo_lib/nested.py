@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from avo_lib.chain import Chain
+from avo_lib.checks import check_count
 from avo_lib.numerics import Noise, standard_normal
 from avo_lib.paths import LogDensity, checked, mix
 from avo_lib.smc import draw_parents
@@ -44,10 +45,8 @@ class LearnedPath(nn.Module):
 
     def __init__(self, log_f0: LogDensity, log_fT: LogDensity, T: int, copies: tuple[int, ...] = ()) -> None:
         super().__init__()
-        if T < 1:
-            raise ValueError(f"a path that learns needs at least one step, not {T}")
         self.log_f0, self.log_fT = log_f0, log_fT
-        self.rises = nn.Parameter(torch.zeros(T, *copies))
+        self.rises = nn.Parameter(torch.zeros(check_count("T", T), *copies))
 
     @property
     def alphas(self) -> Tensor:
@@ -91,13 +90,14 @@ def nested(chain: Chain, samples: int, particles: Stand = "weighted", *, generat
         Nats, with the proposal's axes. It is a surrogate, whose value bounds nothing with few particles.
 
     Raises:
-        ValueError: If ``particles`` is none of these, or if a path is to learn from equal particles.
+        ValueError: If ``particles`` is none of these, if a path is to learn from equal particles, or without samples.
     """
     if particles not in get_args(Stand):
         raise ValueError(f"particles are {', '.join(get_args(Stand))}, not {particles!r}")
     learns = chain.path.alphas.requires_grad
     if learns and particles == "equal":
         raise ValueError("particles as they are do not stand for a target, so no path learns from them: weigh them")
+    samples = check_count("samples", samples)
     z, log_q0 = (part.detach() for part in chain.proposal.sample((samples,), generator=generator))
     log_f = chain.target(0)(z)
     log_w = (log_f - log_q0).detach()

@@ -165,7 +165,6 @@ def effective_sample_size(log_w: Tensor, dim: int = 0) -> Tensor:
     5.0
     """
     log_w = log_w.double()  # log weights of -1e5 leave single precision no digit after the point
-    log_w = log_w - log_w.amax(dim, keepdim=True).clamp(min=-1e300)
     return (2 * log_w.logsumexp(dim) - (2 * log_w).logsumexp(dim)).exp()
 
 

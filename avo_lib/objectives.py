@@ -7,7 +7,6 @@ training loop is given: they draw from any model with ``chain(x)``, and say whic
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -95,33 +94,6 @@ def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) ->
     start = trajectory.path.log_density(0, trajectory.z[0], beta) - beta * trajectory.log_q0
     learns = proposal or trajectory.detached > 1
     return (start if learns else start.detach()) + trajectory.log_v(beta).sum(0)
-
-
-def calibrated_avo(
-    draw: Callable[[bool], Trajectory],
-    avo_share: float,
-    beta: float = 1.0,
-    *,
-    generator: Source = None,
-) -> Tensor:
-    """Loss-calibrated AVO: with probability ``avo_share`` an AVO step, else an ELBO step (Huang et al. 2018).
-
-    One coin is tossed for the whole mini-batch. The gradient is on average that of the mixture a·AVO + (1 − a)·ELBO.
-
-    Args:
-        draw: Function that draws trajectories: detached if its argument is True, and not otherwise.
-        avo_share: The paper's a, between 0 (the ELBO alone) and 1.
-        beta: Weight of the Kullback-Leibler part.
-        generator: Source of the coin toss.
-
-    Returns:
-        Values in nats, with the axes of the trajectories.
-
-    Raises:
-        ValueError: If ``avo_share`` is not a probability.
-    """
-    check_share(avo_share)
-    return avo(draw(True), beta) if toss(avo_share, generator) else elbo(draw(False), beta)
 
 
 @dataclass(frozen=True)

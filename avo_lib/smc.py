@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from avo_lib import estimate
-from avo_lib.annealing import move
+from avo_lib.annealing import move, weigh
 from avo_lib.axes import check_axes, check_draws
 from avo_lib.chain import Chain, Proposal
+from avo_lib.checks import check_count
 from avo_lib.estimate import Estimate
 from avo_lib.kernels import Kernel, MetropolisKernel
 from avo_lib.numerics import Noise, effective_sample_size, log_mean_exp, standard_normal, traced
@@ -107,7 +108,7 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
         generator: Source of the noise.
 
     Raises:
-        ValueError: If the threshold is not between 0 and 1, or fewer than two particles are asked for.
+        ValueError: If the threshold is no share, there are no two particles, or log f has more data than the proposal.
 
     >>> from avo_lib import HMC, Gaussian, GeometricPath, linear_alphas
     >>> base = Gaussian(torch.zeros(1), torch.ones(1))
@@ -116,22 +117,23 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
     >>> abs(found.log_z.value) < 5 * found.log_z.stderr < 0.5
     True
     """
-    if not 0 <= threshold <= 1 or samples < 2:
-        raise ValueError(f"need 0 <= threshold <= 1 and at least two samples, got {threshold} and {samples}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"need 0 <= threshold <= 1, not {threshold}")
+    samples = check_count("samples", samples, least=2)
     steps: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         z, log_q0 = check_draws((samples,), *chain.proposal.sample((samples,), generator=generator))
         log_w = -log_q0  # without the last target, which is added where it is needed
         for t, kernel in enumerate(chain.kernels, start=1):
             if first := isinstance(kernel, MetropolisKernel):
-                z, log_w, *record = _resampled(z, log_w, chain.target(t), threshold, generator)
+                z, log_w, *record = _resampled(z, log_w, weigh(chain, t, z), threshold, generator)
             z, log_ratio, rate = move(chain, t, z, generator=generator)
             log_w = log_w + log_ratio
             if not first:
                 still = threshold if t < len(chain.kernels) else 0.0  # at the end copies would only lose points
-                z, log_w, *record = _resampled(z, log_w, chain.target(t), still, generator)
+                z, log_w, *record = _resampled(z, log_w, weigh(chain, t, z), still, generator)
             steps.append((*record, rate))
-        log_w = log_w + chain.target(len(chain.kernels))(z)
+        log_w = log_w + weigh(chain, len(chain.kernels), z)
     empty = (log_w[:0], _themselves(log_w)[None][:0], log_w.new_ones(0))
     ess, ancestors, acceptance = map(torch.stack, zip(*steps, strict=True)) if steps else empty
     log_z = estimate.log_mean(log_w)
@@ -143,19 +145,17 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
 
 
 def _resampled(
-    z: Tensor, log_w: Tensor, log_density: LogDensity, threshold: float, generator: Noise
+    z: Tensor, log_w: Tensor, log_f: Tensor, threshold: float, generator: Noise
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Points and weights (without f) after resampling where too few carry weight; the ESS before it; the parents."""
-    log_f = log_density(z)
     whole = log_w + log_f
-    z, log_w = z.expand(*whole.shape, -1), log_w.expand_as(whole)  # log f may have more data than the proposal
     parents = _themselves(whole)
     ess = effective_sample_size(whole)
     if threshold:
         u = torch.special.ndtr(standard_normal(z[0, ..., :1], generator)[..., 0])
         few = ess < threshold * len(z)
         parents = torch.where(few, draw_parents(whole, u), parents)
-        z = z.gather(0, parents[..., None].expand(z.shape))
+        z = z.gather(0, parents[..., None].expand_as(z))
         log_w = torch.where(few, log_mean_exp(whole) - log_f.gather(0, parents), log_w)
     return z, log_w, ess, parents
 
@@ -219,10 +219,10 @@ def adaptive_alphas(
     >>> len(adaptive_alphas(base, lambda z: base.log_prob(z - 3.0), HMC(0.5), 1000, generator=noise)) - 1
     10
     """
-    if not (0 < share < 1 and 0 <= threshold <= 1 and samples >= 2):
-        raise ValueError(f"need shares 0 < share < 1 and 0 <= threshold <= 1, not {share} and {threshold}, and samples")
+    if not (0 < share < 1 and 0 <= threshold <= 1):
+        raise ValueError(f"need shares 0 < share < 1 and 0 <= threshold <= 1, not {share} and {threshold}")
     with torch.no_grad():
-        z, log_q = base.sample((samples,), generator=generator)
+        z, log_q = base.sample((check_count("samples", samples, least=2),), generator=generator)
         if z.dim() != 2:
             raise ValueError(f"one population chooses the stations: a base of shape (dim,), not {tuple(z.shape[1:])}")
         log_w, alphas = torch.zeros_like(log_q), [0.0]

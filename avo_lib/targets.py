@@ -74,7 +74,7 @@ class GaussianMixture:
     weights: Sequence[float]
     means: Sequence[tuple[float, float]]
     std: float
-    log_z: float = 0.0
+    log_z = 0.0  # no field: a mixture is normalised, and scaled() makes a target of another log Z
 
     def __post_init__(self) -> None:
         """Check that the weights are a distribution over the means."""

@@ -168,7 +168,7 @@ def _fit(
         checkpoint.save()  # an unwritable folder fails now, not in an hour
     batches = math.ceil(len(train) / config.batch_size)
     bar = tqdm(total=config.epochs * batches, initial=run.step, unit="step", disable=None)
-    started = saved = time.monotonic() - run.seconds
+    started, saved = time.monotonic() - run.seconds, time.monotonic()
     while run.epoch < config.epochs and not _out_of_patience(run, config):
         model.train()
         if run.batch == 0:
@@ -196,8 +196,8 @@ def _fit(
         _finish_epoch(model, run, config, len(train), valid, seed, folder)
         bar.set_postfix(epoch=run.epoch, valid=f"{run.curve[-1]['valid']:.2f}")
         if folder and checkpoint:
-            checkpoint.save()
             write_atomically(folder / "log.json", json.dumps(run.curve, indent=1).encode())
+            checkpoint.save()  # last: a run that is stopped between the two writes its log again
     bar.close()
     model.load_state_dict(run.best_weights)
     model.eval()

@@ -73,19 +73,35 @@ def test_a_proposal_that_ignores_what_is_asked_is_refused(way):
 
 
 @pytest.mark.parametrize("kernel", [HMC(0.3), Langevin(0.1)], ids=["HMC", "Langevin"])
-@pytest.mark.parametrize("judge", [ais, smc])
-def test_one_proposal_for_several_data_is_as_good_as_one_each(kernel, judge, generator):
+def test_one_proposal_for_several_data_is_as_good_as_one_each(kernel, generator):
     """Along the gradient of each datum, not of their sum: the exact evidence, and with a power that shows it."""
-    model = LinearGaussian(torch.randn(3, 2, generator=generator), torch.zeros(3), 0.8)
+    model = LinearGaussian(torch.randn(3, 2, generator=generator), torch.zeros(3), 1.5)
     x = model.sample(4, generator=generator)[1]
     path = AmortisedPath(log_normal, *[lambda z: model.log_likelihood(x, z)] * 2, linear_alphas(8))
     chain = Chain(Gaussian(torch.zeros(1, 2), torch.ones(1, 2)), [kernel] * 8, path)
-    found = judge(chain, 4000, generator=generator)
-    assert found.log_w.shape == (4000, 4)
-    errors = found.log_w.exp().std(0) / found.log_w.exp().mean(0) / 4000**0.5
-    assert ((found.log_w.logsumexp(0) - torch.tensor(4000.0).log() - model.log_z(x)).abs() < 5 * errors).all()
+    with torch.no_grad():
+        w = chain.sample((4000,), generator=generator).log_w().exp()
+    assert w.shape == (4000, 4)
+    errors = w.std(0) / w.mean(0) / 4000**0.5
+    assert ((w.mean(0).log() - model.log_z(x)).abs() < 5 * errors).all()
     assert errors.max() < 0.1
     trajectory = chain.sample((3,), detach=True, generator=generator)
     assert trajectory.log_v().shape == (8, 3, 4)
     if kernel != HMC(0.3):
         torch.testing.assert_close(avo(trajectory), elbo(trajectory))
+
+
+@pytest.mark.parametrize("judge", [ais, smc])
+@pytest.mark.parametrize("name", ["none", "HMC", "gated"])
+def test_data_that_would_share_draws_are_not_averaged(judge, name):
+    """Their estimates err together: with 40 equal data the standard error was 0.00, and the error up to 0.9 nats."""
+    kernels = {"none": [], "HMC": [HMC(0.3)], "gated": [GatedKernel(2, 4)]}[name]
+    x = torch.ones(40, 2)
+    path = AmortisedPath(log_normal, *[lambda z: log_normal(x, z)] * 2, linear_alphas(len(kernels)))
+    for rows in (1, 40):
+        chain = Chain(Gaussian(torch.zeros(rows, 2), torch.ones(rows, 2)), kernels, path)
+        if rows == 1:
+            with pytest.raises(ValueError, match="a row for each datum"):
+                judge(chain, 16)
+        else:
+            assert judge(chain, 16).log_w.shape == (16, 40)

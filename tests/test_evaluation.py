@@ -224,8 +224,9 @@ def test_a_whole_trajectory_is_needed(generator):
 def test_nothing_to_evaluate_is_refused(small_model):
     with pytest.raises(ValueError, match="at least one image"):
         log_likelihood(small_model, torch.zeros(0, 6))
-    with pytest.raises(ValueError, match="at least one image and one sample"):
-        log_likelihood(small_model, torch.zeros(2, 6), 0)
+    for samples in (0, 10.0):
+        with pytest.raises(ValueError, match="samples must be a whole number of at least 1"):
+            log_likelihood(small_model, torch.zeros(2, 6), samples)
 
 
 def test_one_image_has_the_error_of_its_weights(small_model, generator):

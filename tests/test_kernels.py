@@ -81,6 +81,15 @@ def test_shapes_follow_leading_axes(make, generator):
 
 
 @every_kernel
+def test_an_axis_with_one_entry_grows_with_the_data(make, generator):
+    """One proposal for five data, (7, 1, 2): log f and context have five, and the ratio goes with the points."""
+    kernel, z, means = make(), torch.randn(7, 1, 2, generator=generator), torch.randn(5, 2, generator=generator)
+    for move in (kernel.forward, kernel.reverse):
+        moved, log_ratio = move(z, lambda z: log_normal(z, means), context((5,), generator), generator=generator)
+        assert moved.shape in [(7, 5, 2), (7, 1, 2)] and log_ratio.shape == moved.shape[:-1]
+
+
+@every_kernel
 def test_the_ratio_is_unbiased_both_ways(make, generator):
     """E over p(z_prev) q(z|z_prev) of r(z_prev|z) g(z) / (p q) is 1 for any densities p and g; and so in reverse."""
     kernel, n = make(), 300_000
@@ -294,17 +303,28 @@ def test_leapfrog_carries_its_gradient(generator):
     assert len(calls) == 8
 
 
+def test_steps_are_tuned_from_a_proposal_that_learns(generator):
+    """As from an encoder, whose draws carry a gradient that HMC would refuse."""
+    base = Gaussian(torch.zeros(2, requires_grad=True), torch.ones(2))
+    path = GeometricPath(log_normal, lambda z: log_normal(z, 1.0), linear_alphas(2))
+    kernels = tune_step_sizes(path, lambda: base.sample((50,), generator=generator)[0], generator=generator)
+    assert len(kernels) == 2
+
+
 def test_tuned_steps_are_frozen_and_near_the_wanted_acceptance(generator):
     """The target narrows along the path, so the steps must shrink."""
     base = Gaussian(torch.zeros(5), torch.full((5,), 3.0))
     path = GeometricPath(base.log_prob, lambda z: log_normal(z, 0.0, 0.3), linear_alphas(4))
-    kernels = tune_step_sizes(path, lambda: base.sample((500,), generator=generator)[0], generator=generator)
-    assert len(kernels) == 4 and kernels[0].step_size > kernels[-1].step_size
-    for t, kernel in enumerate(kernels, start=1):
-        std = (path.alphas[t].item() / 0.3**2 + (1 - path.alphas[t].item()) / 9) ** -0.5
-        exact = std * torch.randn(5000, 5, generator=generator)
-        _, _, accepted = kernel.transition(exact, lambda z: path.log_density(t, z), generator=generator)  # noqa: B023
-        assert 0.3 < accepted.mean() < 0.96  # by the luck of a pilot of 500 chains
+    accepted = torch.empty(7, 4)
+    for i in range(7):  # one pilot of 500 chains that are not at rest can miss by much: 0.36 to 0.99 were seen
+        kernels = tune_step_sizes(path, lambda: base.sample((500,), generator=generator)[0], generator=generator)
+        assert len(kernels) == 4 and kernels[0].step_size > kernels[-1].step_size
+        for t, kernel in enumerate(kernels, start=1):
+            std = (path.alphas[t].item() / 0.3**2 + (1 - path.alphas[t].item()) / 9) ** -0.5
+            exact = std * torch.randn(5000, 5, generator=generator)
+            rate = kernel.transition(exact, lambda z: path.log_density(t, z), generator=generator)[2]  # noqa: B023
+            accepted[i, t - 1] = rate.mean()
+    assert 0.45 < accepted.median(0).values.min() and accepted.median(0).values.max() < 0.9
     with pytest.raises(AttributeError):
         kernels[0].step_size = 1.0
     assert math.isfinite(kernels[-1].step_size)

@@ -167,5 +167,8 @@ def test_impossible_settings_are_refused():
         nested(chain, 7, "heavy")
     with pytest.raises(ValueError, match="no path learns from them"):
         nested(Chain(base(), chain.kernels, LearnedPath(base().log_prob, log_target, T=3)), 7, "equal")
-    with pytest.raises(ValueError, match="at least one step"):
+    for samples in (0, 2.5):
+        with pytest.raises(ValueError, match="samples must be a whole number of at least 1"):
+            nested(chain, samples)
+    with pytest.raises(ValueError, match="T must be a whole number of at least 1"):
         LearnedPath(base().log_prob, log_target, T=0)

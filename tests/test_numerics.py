@@ -100,6 +100,12 @@ def test_one_sample_is_its_own_mean():
     assert log_mean_exp(torch.tensor([-3.5])).item() == -3.5
 
 
+def test_the_effective_sample_size_of_small_weights_in_single_precision():
+    log_w = torch.tensor([-1e5, -1e5 - 1], dtype=torch.float32)  # exactly representable, e⁻¹ apart
+    exact = (1 + math.exp(-1)) ** 2 / (1 + math.exp(-2))
+    assert effective_sample_size(log_w).item() == pytest.approx(exact, rel=1e-9)
+
+
 def test_effective_sample_size(generator):
     assert effective_sample_size(torch.full((8,), -1234.5)).item() == pytest.approx(8.0)
     assert effective_sample_size(torch.tensor([0.0] + [-1000.0] * 7)).item() == pytest.approx(1.0)

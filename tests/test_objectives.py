@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from avo_lib.chain import Chain, Gaussian, Trajectory
+from avo_lib.chain import Chain, Gaussian
 from avo_lib.controls import NoisyEncoder, RestingEncoder
 from avo_lib.kernels import GatedKernel
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_bernoulli, log_mean_exp, log_normal
-from avo_lib.objectives import AVO, ELBO, IWAE, avo, calibrated_avo, elbo, iwae, toss
+from avo_lib.objectives import AVO, ELBO, IWAE, avo, elbo, iwae, toss
 from avo_lib.paths import GeometricPath, linear_alphas
 from avo_lib.targets import energy
 
@@ -298,15 +298,7 @@ def test_elbo_gradient_matches_finite_differences(generator):
 
 
 def test_the_coin_has_the_given_share(generator):
-    chain, _ = toy_chain(2)
-    tosses = []
-
-    def draw(detach: bool) -> Trajectory:
-        tosses.append(detach)
-        return chain.sample((1,), detach=detach, generator=generator)
-
-    for _ in range(2000):
-        calibrated_avo(draw, 0.2, generator=generator)
+    tosses = [toss(0.2, generator) for _ in range(2000)]
     assert abs(sum(tosses) / 2000 - 0.2) < 5 * (0.16 / 2000) ** 0.5
 
 
@@ -315,7 +307,7 @@ def test_misuse_is_refused(generator):
     with pytest.raises(ValueError, match="detach=True"):
         avo(chain.sample((3,), generator=generator))
     with pytest.raises(ValueError, match="between 0 and 1"):
-        calibrated_avo(lambda detach: chain.sample((3,), detach=detach), 1.5)
+        AVO(1.5)
 
 
 def test_a_certain_coin_is_tossed_all_the_same(monkeypatch):

@@ -72,7 +72,7 @@ def test_where_points_have_one_entry_densities_may_have_more(generator):
     """As of one draw of the prior under each of seven data."""
     base = Gaussian(torch.zeros(1, 2), torch.ones(1, 2))
     path = GeometricPath(base.log_prob, lambda z: log_normal(z, torch.zeros(7, 2)), linear_alphas(0))
-    assert ais(Chain(base, [], path), 50, generator=generator).log_w.shape == (50, 7)
+    assert Chain(base, [], path).sample((50,), generator=generator).log_w().shape == (50, 7)
 
 
 def test_a_path_of_ones_own_is_held_to_its_axes(generator):

@@ -221,9 +221,12 @@ def test_impossible_settings_are_refused(monkeypatch):
     for settings in ({"threshold": -0.1}, {"threshold": 1.1}, {"threshold": math.nan}):
         with pytest.raises(ValueError, match="0 <= threshold <= 1"):
             smc(chain, 10, **settings)
-    with pytest.raises(ValueError, match="at least two samples"):
-        smc(chain, 1)
     log_f, base = TARGET.log_density, chain.proposal
+    for samples in (1, 500.0):
+        with pytest.raises(ValueError, match="samples must be a whole number of at least 2"):
+            smc(chain, samples)
+        with pytest.raises(ValueError, match="samples must be a whole number of at least 2"):
+            adaptive_alphas(base, log_f, HMC(0.5), samples)
     for settings in ({"share": 1.0}, {"share": 0.0}, {"threshold": 2.0}):
         with pytest.raises(ValueError, match="0 < share < 1"):
             adaptive_alphas(base, log_f, HMC(0.5), 10, **settings)

@@ -114,6 +114,8 @@ def test_what_does_not_exist_is_refused():
         energy("a").sample(3)
     with pytest.raises(ValueError, match="summing to 1"):
         GaussianMixture((0.5, 0.6), ((0, 0), (1, 1)), 1.0)
+    with pytest.raises(TypeError, match="log_z"):  # it would change nothing: scaled() does
+        GaussianMixture((1.0,), ((0, 0),), 1.0, log_z=5.0)
     with pytest.raises(ValueError, match="noise_std > 0"):
         LinearGaussian(torch.eye(2), torch.zeros(2), 0.0)
     with pytest.raises(ValueError, match="noise_std > 0"):

@@ -130,6 +130,22 @@ def test_a_folder_changes_nothing(objective, uninterrupted, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.json"}
 
 
+def test_a_run_stopped_at_its_last_log_writes_it_when_called_again(tmp_path, monkeypatch):
+    write, written = training.write_atomically, []
+
+    def stopped(file: Path, content: bytes) -> None:
+        written.append(file)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(file, content)
+
+    monkeypatch.setattr(training, "write_atomically", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(OBJECTIVES["elbo"], folder=tmp_path)
+    run = train(OBJECTIVES["elbo"], folder=tmp_path)[1]
+    assert json.loads((tmp_path / "log.json").read_text()) == run.curve and len(run.curve) == 3
+
+
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 3600.0])
 @pytest.mark.parametrize("cut", [0, 1, BATCHES - 1, BATCHES, BATCHES + 2, 3 * BATCHES - 1])
 @pytest.mark.parametrize("objective", OBJECTIVES)

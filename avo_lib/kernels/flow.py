@@ -58,7 +58,7 @@ class Flow(nn.Module):
             FloatingPointError: If a point or log determinant that it gives is not finite.
         """
         there = self._at(context)
-        return self._moved(there, z_prev, type(there).__name__)
+        return self._moved(there, self._grown(z_prev, context), type(there).__name__)
 
     def reverse(
         self, z: Tensor, log_f: LogDensity | None, context: Tensor | None, *, generator: Noise = None
@@ -73,7 +73,7 @@ class Flow(nn.Module):
         try:
             if not getattr(there, "bijective", True):
                 raise NotImplementedError
-            z_prev, log_det = self._moved(there.inv, z, f"the inverse of {type(there).__name__}")
+            z_prev, log_det = self._moved(there.inv, self._grown(z, context), f"the inverse of {type(there).__name__}")
         except (AttributeError, NotImplementedError) as error:
             raise ValueError(
                 f"{type(there).__name__} has no inverse: a chain can be drawn with it, not reversed"
@@ -86,6 +86,12 @@ class Flow(nn.Module):
         if self.requires_context:
             context = required(context)
         return self.transform(context if self.conditional else None)
+
+    def _grown(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """An axis with one entry grows to the context's."""
+        if not self.conditional or context is None:
+            return z
+        return z.expand(*torch.broadcast_shapes(z.shape[:-1], context.shape[:-1]), -1)
 
     @staticmethod
     def _moved(transform: Any, z: Tensor, name: str) -> tuple[Tensor, Tensor]:

@@ -164,7 +164,7 @@ def tune_step_sizes(
         raise ValueError(f"need 0 < acceptance < 1, not {acceptance}")
     adaptations = check_count("adaptations", adaptations)
     kernels: list[HMC] = []
-    kernel, z = HMC(step_size, leapfrog_steps), start()
+    kernel, z = HMC(step_size, leapfrog_steps), start().detach()
     for t in range(1, len(path.alphas)):
         rates = []
         for i in range(adaptations):

@@ -47,7 +47,7 @@ class Householder(nn.Module):
         v = v / v.norm(dim=-1, keepdim=True)
         check_size("the reflection", z_prev, len(self.vector))
         z = z_prev - 2 * v * (v * z_prev).sum(-1, keepdim=True)
-        return z, z_prev.new_zeros(z_prev.shape[:-1])
+        return z, z.new_zeros(z.shape[:-1])
 
     def reverse(
         self, z: Tensor, log_f: LogDensity | None, context: Tensor | None, *, generator: Noise = None

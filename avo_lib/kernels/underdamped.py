@@ -59,7 +59,8 @@ class Underdamped(nn.Module):
         """
         z, momentum = _parts(z_prev)
         refreshed, log_ratio = self._refresh(momentum, generator)
-        return self._leap(z, refreshed, log_f, 1), log_ratio
+        moved = self._leap(z, refreshed, log_f, 1)
+        return moved, log_ratio.expand(moved.shape[:-1])
 
     def reverse(
         self, z: Tensor, log_f: LogDensity, context: Tensor | None, *, generator: Noise = None

@@ -117,6 +117,7 @@ class IterativeInference(nn.Module):
 
     def __init__(self, dim: int, hidden: int = 100, *, gate_bias: float = 2.0) -> None:
         super().__init__()
+        dim, hidden = check_count("dim", dim), check_count("hidden", hidden)
         last = nn.Linear(hidden, 4 * dim)
         with torch.no_grad():
             last.weight *= 0.1

@@ -19,7 +19,7 @@ from avo_lib.checks import check_counts, check_positive
 from avo_lib.kernels import GatedKernel
 from avo_lib.models.parts import STD_FLOOR, frozen
 from avo_lib.numerics import LOG_2PI, log_normal, symmetric_axis
-from avo_lib.objectives import calibrated_avo, elbo, iwae
+from avo_lib.objectives import AVO, elbo, iwae
 from avo_lib.paths import AmortisedPath, linear_alphas
 
 ETA = 0.75
@@ -206,4 +206,4 @@ class Ring(nn.Module):
         if not training:
             return elbo(chain.sample(generator=generator))
         share = {"avo": 1.0, "mixed": 0.5}.get(self.config.method, 0.0)
-        return calibrated_avo(lambda cut: chain.sample(detach=cut, generator=generator), share, generator=generator)
+        return AVO(share)(self, x, generator=generator)
