@@ -55,6 +55,17 @@ def float64():
 
 
 @pytest.fixture
+def float32(float64: None) -> None:
+    """As a program starts; MNIST is float32, and so are the models trained on it."""
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    return {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+
+
+@pytest.fixture
 def generator(request: pytest.FixtureRequest) -> torch.Generator:
     """Seeded by the test's own name, so that tests do not share luck; global draws (initial weights) likewise."""
     digest = hashlib.sha256(request.node.nodeid.encode()).digest()

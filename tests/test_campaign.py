@@ -28,10 +28,7 @@ METHODS = ["vae", "vae_constant", "vae_cyclical", "iwae", "householder", "hvi", 
 KEYS = "experiment method seed config versions seconds epochs best_epoch curve train valid test".split()
 
 
-@pytest.fixture(autouse=True)
-def float32(float64):
-    """MNIST is float32, and so are the models trained on it."""
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +40,6 @@ def tiny(monkeypatch):
         small[name] = replace(setup, model=model, train=replace(setup.train, epochs=1), images=200, samples=20)
     monkeypatch.setitem(EXPERIMENTS, "miniature", small)
     monkeypatch.setitem(protocols.DATASETS, "mnist", cache(load_mnist))
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return {"results": tmp_path / "results", "runs": tmp_path / "runs"}
 
 
 @pytest.mark.parametrize("method", ["vae", "iwae", "householder", "hvi", "avo"])

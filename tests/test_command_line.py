@@ -22,10 +22,7 @@ from avo_lib.experiments.protocols import EXPERIMENTS
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True)
-def float32(float64):
-    """MNIST is float32, and so are the models trained on it."""
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.fixture

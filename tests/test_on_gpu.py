@@ -23,9 +23,7 @@ on_gpu = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(on_gpu)
 
 
-@pytest.fixture(autouse=True)
-def float32(float64):
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 def small(experiment, method, epochs=3):

@@ -49,15 +49,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def float32(float64):
-    """As a program starts."""
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 def test_two_processes_run_what_is_missing(folders):
