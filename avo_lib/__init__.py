@@ -1,7 +1,7 @@
 """Annealed variational inference: one importance weight, and every method that follows from it.
 
-A method is a choice of *path* (:mod:`avo_lib.paths`), *proposal* and *kernels* (:mod:`avo_lib.chain`,
-:mod:`avo_lib.kernels`) and *objective* (:mod:`avo_lib.objectives`). Start with :mod:`avo_lib.chain`. The code that
+A method is a choice of *path* (:mod:`avo_lib.paths`), *proposal* (:mod:`avo_lib.proposals`), *kernels*
+(:mod:`avo_lib.kernels`) and *objective* (:mod:`avo_lib.objectives`). Start with :mod:`avo_lib.chain`. The code that
 makes the book's results is in :mod:`avo_lib.experiments`, the code that draws in :mod:`avo_lib.show`; each has an extra
 of its own.
 

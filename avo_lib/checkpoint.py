@@ -5,26 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import re
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import partial
-from inspect import signature
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from reprlib import recursive_repr
-from types import CellType, FunctionType, MethodType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from avo_lib.data import digest
 from avo_lib.files import SEAL, seal, write_atomically
-
-MANY = 1000  # in a setting, a tensor with more numbers than this is told by its digest
+from avo_lib.settings import by_value, settled
 
 
 @dataclass(eq=False)
@@ -49,99 +41,6 @@ def global_streams(device: torch.device) -> list[torch.Generator]:
         return [torch.default_generator]
     current = torch.cuda.current_device()  # this makes the streams, if need be
     return [torch.default_generator, torch.cuda.default_generators[current if device.index is None else device.index]]
-
-
-def settled(value: Any) -> str:
-    """A value's ``repr`` without the addresses in it, which differ in every process.
-
-    >>> settled(math.sqrt), settled(object())
-    ('<built-in function sqrt>', '<object object>')
-    """
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
-
-
-def plainly(value: Any) -> Any:
-    """What ``torch.compile`` was given: what it returns closes over its own machinery."""
-    return getattr(value, "_orig_mod", getattr(value, "_torchdynamo_orig_callable", value))
-
-
-def settings(value: Any) -> dict[str, Any]:
-    """What something was made with: its fields or attributes, arguments bound to it, or what a function closes over.
-
-    >>> settings(partial(round, ndigits=2))
-    {'function': <built-in function round>, 'arguments': (), 'keywords': {'ndigits': 2}}
-    """
-    if is_dataclass(value):
-        return {item.name: getattr(value, item.name) for item in fields(value)}
-    if isinstance(value, partial):
-        return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
-    if isinstance(value, MethodType):
-        return {"self": value.__self__}
-    if not isinstance(value, FunctionType):  # what it was made with, not what it has counted or kept since
-        kept = getattr(value, "__dict__", {})
-        with suppress(ValueError):  # types written in C do not tell their arguments
-            kept = {name: kept[name] for name in signature(type(value)).parameters if name in kept}
-        return kept
-    closed = {"closure": [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]}
-    given = {"arguments": value.__defaults__, "keywords": value.__kwdefaults__}
-    return vars(value) | {name: one for name, one in (given | closed).items() if one}
-
-
-def numbers(array: Any) -> Any:
-    """Numbers of torch or numpy as Python's; a parameter, which learns, as its shape alone, a large tensor as a digest.
-
-    >>> numbers(torch.ones(2)), numbers(nn.Parameter(torch.ones(2)))
-    ([1.0, 1.0], 'parameter (2,)')
-    """
-    if isinstance(array, nn.Parameter):
-        return f"parameter {tuple(array.shape)}"
-    array = array if isinstance(array, Tensor) else np.asarray(array)
-    if math.prod(array.shape) <= MANY:
-        return array.tolist()
-    return digest(array) if isinstance(array, Tensor) else hashlib.sha256(array.tobytes()).hexdigest()[:16]
-
-
-@recursive_repr("...")
-def by_value(setting: Any) -> str:
-    """A string that tells a setting from another by value, whatever types they are written in.
-
-    A callable object is represented by what it was made with (:func:`settings`), not by what its code does.
-
-    >>> by_value((0.0, 1e-3)) == by_value([0, 1e-3])
-    True
-    """
-    if isinstance(setting, type):
-        return repr(setting)
-    if hasattr(setting, "tolist"):  # numpy's numbers and arrays, and tensors
-        setting = numbers(setting)
-    if isinstance(setting, dict | set | frozenset):
-        setting = sorted(setting.items() if isinstance(setting, dict) else setting, key=repr)
-    if isinstance(setting, list | tuple):
-        return f"[{', '.join(map(by_value, setting))}]"
-    if is_dataclass(setting) or isinstance(setting, partial):
-        return _called(type(setting).__name__, settings(setting))
-    setting = plainly(setting)
-    told = settled(int(setting) if isinstance(setting, float) and setting.is_integer() else setting)
-    shown: Any = type(setting).__repr__
-    silent = shown in (object.__repr__, nn.Module.__repr__, FunctionType.__repr__, MethodType.__repr__)
-    return _called(told, hidden) if silent and (hidden := settings(setting)) else told
-
-
-def _called(name: str, options: dict[str, Any]) -> str:
-    return f"{name}({', '.join(f'{option}={by_value(value)}' for option, value in options.items())})"
-
-
-def storable(value: Any) -> Any:
-    """A setting in a form that JSON can hold."""
-    if hasattr(value, "tolist"):
-        return numbers(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"name": type(value).__name__, **storable(settings(value))}
-    if isinstance(value, dict):
-        return {str(name): storable(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return (list if isinstance(value, list) else tuple)(map(storable, value))
-    return value if value is None or isinstance(value, str | int | float) else by_value(value)
 
 
 class Checkpoint:

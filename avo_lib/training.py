@@ -9,20 +9,22 @@ from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
 from operator import index
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avo_lib.checkpoint import Checkpoint, Progress, by_value, global_streams, plainly, settings, settled, storable
+from avo_lib.checkpoint import Checkpoint, Progress, global_streams
 from avo_lib.checks import check_counts, check_positive
 from avo_lib.data import Dataset, binarise, digest
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
-from avo_lib.objectives import ELBO, Model, Objective
+from avo_lib.objectives import ELBO, Objective
 from avo_lib.schedules import BetaSchedule, Constant
+from avo_lib.settings import by_value, plainly, settings, settled, storable
+from avo_lib.trial import check_learnable, draws, try_chain
 
 
 @dataclass(frozen=True)
@@ -139,15 +141,8 @@ def _fit(
     place: torch.device,
     checkpoint_seconds: float,
 ) -> Progress:
-    _try(model.to(place), data.valid[:1].to(place))
-    if not (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())):
-        raise ValueError("nothing can learn: every parameter of the model is frozen, or gradients are switched off")
-    alone = (len(data.train) - 1) % config.batch_size == 0
-    if alone and any(isinstance(part, nn.BatchNorm1d) for part in model.modules()):
-        raise ValueError(
-            f"{len(data.train)} images in batches of {config.batch_size} leave a last batch of one, which batch norm "
-            "cannot normalise: choose another batch_size"
-        )
+    try_chain(model.to(place), data.valid[:1].to(place))
+    check_learnable(model, len(data.train), config.batch_size)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     generator = torch.Generator(place).manual_seed(seed)
     run = Progress()
@@ -161,7 +156,7 @@ def _fit(
     if run.step == 0:  # a folder once used with refused data would not take the mended ones
         for part in [valid] if data.dynamic else [valid, train]:
             for x in part.split(1000):
-                _try(model, x)
+                try_chain(model, x)
         for stream in global_streams(place):
             stream.manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)  # other numbers than the generator draws
     if checkpoint:
@@ -179,7 +174,7 @@ def _fit(
             x = train.index_select(0, images)
             if data.dynamic:
                 x = binarise(x, generator=generator)
-            value = _draws(model, x, config, run.step, generator).mean()
+            value = draws(model, x, config.objective, config.beta(run.step), generator).mean()
             _check_finite("objective", value.item(), run, folder)
             optimiser.zero_grad()
             (-value).backward()
@@ -202,24 +197,6 @@ def _fit(
     model.load_state_dict(run.best_weights)
     model.eval()
     return run
-
-
-def _try(model: nn.Module, x: Tensor) -> None:
-    """Let a model that does not fit the data say so itself."""
-    if not callable(getattr(model, "chain", None)):
-        raise TypeError(f"only a model with chain(x) can be trained, not {type(model).__name__}")
-    with torch.no_grad():
-        model.eval().chain(x)  # type: ignore[operator]
-
-
-def _draws(model: nn.Module, x: Tensor, config: TrainConfig, step: int, generator: torch.Generator) -> Tensor:
-    """The objective of a mini-batch, refused where its mean would be no mean over images or would teach nothing."""
-    value = config.objective(cast(Model, model), x, beta=config.beta(step), generator=generator)
-    if (shape := getattr(value, "shape", ())) != x.shape[:1]:
-        raise ValueError(f"the objective must give one value for each of {len(x)} images, not shape {tuple(shape)}")
-    if not value.requires_grad:
-        raise ValueError("the objective has no gradient: compute it from the model without detach or torch.no_grad()")
-    return value
 
 
 def _check_finite(what: str, value: float, run: Progress, folder: Path | None) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-import avo_lib.chain
 import avo_lib.kernels.langevin
+import avo_lib.proposals
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.evaluation import ais, reverse_ais
 from avo_lib.kernels import HMC, Controlled, Drift, Flow, Langevin, LearnedReverse, Underdamped
@@ -273,7 +273,7 @@ def exact_elbo(chain: Chain, monkeypatch) -> float:
     """The mean of log w over 2n nodes in n dimensions of noise: exact for polynomials of degree three."""
     n = len(chain.kernels) + 1
     nodes, used = math.sqrt(n) * torch.cat([torch.eye(n), -torch.eye(n)]), iter(range(n))
-    for module in (avo_lib.chain, avo_lib.kernels.langevin):
+    for module in (avo_lib.proposals, avo_lib.kernels.langevin):
         monkeypatch.setattr(module, "standard_normal", lambda like, generator: nodes[:, next(used), None])
     with torch.no_grad():
         log_w = chain.sample((2 * n,)).log_w()

@@ -23,8 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "avo_lib").rglob("*.py"))
 # Imports run downwards: a module may import those before it, and within kernels and models their own siblings.
 ORDER = """
-    files checks numerics axes estimate testing counting targets landmarks paths schedules kernels chain momentum
-    objectives controls pathwise balance annealing evaluation smc nested collapse models gaps data checkpoint training
+    files checks numerics axes estimate testing counting targets landmarks paths schedules kernels proposals chain
+    momentum objectives controls pathwise balance annealing evaluation smc nested collapse models gaps data settings
+    checkpoint trial training
     experiments.mnist experiments.omniglot experiments.records experiments.results experiments.protocols
     experiments.costs experiments.campaign experiments.referee experiments.energies experiments.biased_noise
     experiments.eight_modes experiments.regressions experiments.ascent experiments.dynamics

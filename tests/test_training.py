@@ -19,7 +19,6 @@ import torch
 from avo_lib import training
 from avo_lib.balance import LogVariance, TrajectoryBalance, Widened
 from avo_lib.chain import Chain, Gaussian
-from avo_lib.checkpoint import by_value
 from avo_lib.data import Dataset, digest
 from avo_lib.estimate import Estimate
 from avo_lib.files import SEAL, seal
@@ -28,6 +27,7 @@ from avo_lib.numerics import log_normal
 from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.paths import AmortisedPath, linear_alphas
 from avo_lib.schedules import Constant, Cyclical, WarmUp
+from avo_lib.settings import by_value
 from avo_lib.training import TrainConfig, fit
 
 MODEL = VAEConfig(pixels=12, hidden=(10, 8), latent=3, T=2, kernel_hidden=5)  # with batch norm
