@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from avo_lib.data import digest
 from avo_lib.files import SEAL, seal, write_atomically
-from avo_lib.settings import by_value, settled
+from avo_lib.settings import by_value, settings_of_parts, settled
 
 
 @dataclass(eq=False)
@@ -54,7 +54,8 @@ class Checkpoint:
         run: Progress of the run.
         configs: Dataclasses whose fields must agree for a run to be the same run.
         others: Other values that must agree. So must the device, because its random streams are its own, the frozen
-            parameters, and the model's ``repr``: whatever else makes a layer should stand in its ``extra_repr``.
+            parameters, the model's ``repr``, and what its parts keep under the names of the arguments that they were
+            made with: whatever else makes a layer should stand in its ``extra_repr``. What code does is not compared.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Checkpoint:
                 self.identity[name] = by_value(getattr(config, item.name))
                 self.defaults[name] = by_value(item.default)
                 self.older[name] = settled(getattr(config, item.name))  # as in files from before settings were told
+        self.identity |= settings_of_parts(model, configs)
         frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
         self.identity["frozen parameters"] = by_value(frozen)
         self.start: str | None = digest(*(part for part in model.state_dict().values() if isinstance(part, Tensor)))

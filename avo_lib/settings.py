@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -55,6 +56,31 @@ def settings(value: Any) -> dict[str, Any]:
     closed = {"closure": [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]}
     given = {"arguments": value.__defaults__, "keywords": value.__kwdefaults__}
     return vars(value) | {name: one for name, one in (given | closed).items() if one}
+
+
+def settings_of_parts(model: nn.Module, besides: Sequence[Any] = ()) -> dict[str, str]:
+    """What each part of a model was made with, by value, such as the constant of a likelihood.
+
+    Args:
+        model: The model. Torch's own layers are left out: their ``repr`` tells what makes them.
+        besides: Settings that are told elsewhere.
+
+    Returns:
+        For each setting's name, which begins with ``model``, its value.
+
+    >>> class Noise(nn.Module):
+    ...     def __init__(self, std):
+    ...         super().__init__()
+    ...         self.std = std
+    >>> settings_of_parts(nn.Sequential(Noise(0.5), nn.ReLU()))
+    {'model.0.std': '0.5'}
+    """
+    told = {}
+    for name, part in model.named_modules():
+        if not type(part).__module__.startswith("torch."):
+            kept = {one: value for one, value in settings(part).items() if not any(value is other for other in besides)}
+            told |= {".".join(filter(None, ("model", name, one))): by_value(value) for one, value in kept.items()}
+    return told
 
 
 def numbers(array: Any) -> Any:

@@ -92,7 +92,10 @@ def fit(
 
     With a folder the run is checkpointed (at every epoch, and at least every minute) and logged to ``log.json``. The
     same call with the same folder goes on where it stopped, with a warning if that run began with other weights, and
-    ends as if never interrupted, bit for bit. Torch's own streams, which dropout draws from, are seeded and restored.
+    ends as if never interrupted, bit for bit. A call with other settings, data or layers is refused, and so is a model
+    whose parts keep other values under the names of the arguments that they were made with. What the code of ``chain``
+    or of an objective does is not compared: after a change of code use another folder. Torch's own streams, which
+    dropout draws from, are seeded and restored.
 
     Args:
         model: Any module with ``chain(x)``; trained in place, left in evaluation mode. Its parameters alone learn: a

@@ -27,7 +27,7 @@ from avo_lib.numerics import log_normal
 from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.paths import AmortisedPath, linear_alphas
 from avo_lib.schedules import Constant, Cyclical, WarmUp
-from avo_lib.settings import by_value
+from avo_lib.settings import by_value, settings_of_parts
 from avo_lib.training import TrainConfig, fit
 
 MODEL = VAEConfig(pixels=12, hidden=(10, 8), latent=3, T=2, kernel_hidden=5)  # with batch norm
@@ -777,6 +777,52 @@ def test_a_checkpoint_of_other_parameters_is_not_damaged(was, now, tmp_path):
     with pytest.raises(ValueError, match=message):
         fit(VAE(MODEL, decoder=Widths(*now)), tiny_data(), config, device="cpu", folder=tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept
+
+
+class Scaled(Shift):
+    """A model with a plain constant, which no layer and no repr tells, and with a counter."""
+
+    def __init__(self, width, inner=None):
+        super().__init__()
+        self.width, self.inner, self.calls = width, inner, 0
+
+    def chain(self, x):
+        self.calls += 1
+        return super().chain(x / self.width)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        (lambda: Scaled(1.0), lambda: Scaled(0.3), r"\(model\.width was 1, is 0\.3\)"),
+        (lambda: Scaled(1.0, Scaled(2)), lambda: Scaled(1.0, Scaled(3)), r"\(model\.inner\.width was 2, is 3\)"),
+        (lambda: Scaled(1.0, tempered(1)), lambda: Scaled(1.0, tempered(2)), r"\(model\.inner was .*\[1\].*\[2\]"),
+    ],
+    ids=["its own", "a part's", "a function's"],
+)
+def test_a_checkpoint_of_another_constant_is_refused(was, now, message, tmp_path):
+    """It gave the bound of the other model, without a word."""
+    x, config = torch.arange(4.0)[:, None], TrainConfig(epochs=1)
+    model = was()
+    first = fit(model, Dataset(x, x), config, device="cpu", folder=tmp_path)
+    assert model.calls > 0
+    with pytest.raises(ValueError, match=message):
+        fit(now(), Dataset(x, x), config, device="cpu", folder=tmp_path)
+    assert fit(was(), Dataset(x, x), config, device="cpu", folder=tmp_path).curve == first.curve
+    model.load_state_dict(was().state_dict())
+    assert fit(model, Dataset(x, x), config, device="cpu", folder=tmp_path).curve == first.curve
+    kept = saved(tmp_path)
+    kept["identity"] = {name: value for name, value in kept["identity"].items() if not name.startswith("model.")}
+    save(kept, tmp_path / "checkpoint.pt")
+    fit(was(), Dataset(x, x), config, device="cpu", folder=tmp_path)  # a file from before constants were told
+
+
+def test_settings_of_parts_leave_torchs_own_out():
+    """A new PyTorch may give its layers more of them, and what compiles a model closes over its own machinery."""
+    parts = torch.nn.ModuleList([torch.nn.Linear(1, 2), torch.nn.LSTM(2, 2), torch.compile(TemperedModule(0.5))])
+    assert settings_of_parts(parts) == {"model.2._orig_mod.w": "0.5"}
+    model = VAE(MODEL)
+    assert settings_of_parts(model, [model.config]) == {}
 
 
 class Balanced(Shift):
