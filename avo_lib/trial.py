@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from avo_lib.chain import Chain
 from avo_lib.objectives import Model, Objective
 
 
@@ -18,12 +19,38 @@ def try_chain(model: nn.Module, x: Tensor) -> None:
         x: Some of the data ``(images, ...)``.
 
     Raises:
-        TypeError: If the model has no ``chain``.
+        TypeError: If the model has no ``chain``, or one that gives something else.
+        ValueError: If a part of the chain could learn, but is not registered with the model.
     """
     if not callable(getattr(model, "chain", None)):
         raise TypeError(f"only a model with chain(x) can be trained, not {type(model).__name__}")
     with torch.no_grad():
-        model.eval().chain(x)  # type: ignore[operator]
+        chain = model.eval().chain(x)  # type: ignore[operator]
+    if not isinstance(chain, Chain):
+        raise TypeError(f"chain(x) must give an avo_lib.Chain, not {type(chain).__name__}")
+    check_registered(model, chain)
+
+
+def check_registered(model: nn.Module, chain: Chain) -> None:
+    """Refuse parts of a chain that could learn, but that the model does not know: no optimiser would reach them.
+
+    Args:
+        model: What is to be trained.
+        chain: A chain of the model.
+
+    Raises:
+        ValueError: If a kernel, the proposal or the path is or holds a module or parameter that is not the model's.
+    """
+    known = {id(parameter) for parameter in model.parameters()}
+    parts = {f"kernel {t}": kernel for t, kernel in enumerate(chain.kernels, start=1)}
+    for name, part in ({"the proposal": chain.proposal, "the path": chain.path} | parts).items():
+        for held in (part, *getattr(part, "__dict__", {}).values()):
+            learns = held.parameters() if isinstance(held, nn.Module) else [held] if isinstance(held, Tensor) else []
+            if any(one.is_leaf and one.requires_grad and id(one) not in known for one in learns):
+                raise ValueError(
+                    f"{name} is not registered with the model, so it would neither learn nor be saved: make it an "
+                    "attribute of the model, and keep kernels in torch.nn.ModuleList"
+                )
 
 
 def check_learnable(model: nn.Module, images: int, batch_size: int) -> None:

@@ -22,6 +22,7 @@ from avo_lib.chain import Chain, Gaussian
 from avo_lib.data import Dataset, digest
 from avo_lib.estimate import Estimate
 from avo_lib.files import SEAL, seal
+from avo_lib.kernels import GatedKernel
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import AVO, ELBO, IWAE
@@ -694,6 +695,14 @@ def test_a_model_without_a_chain_is_refused():
         fit(torch.nn.Linear(12, 1), tiny_data(), TrainConfig(epochs=1), device="cpu")
 
 
+@pytest.mark.parametrize("given", [None, 5.0])
+def test_a_chain_that_is_none_is_refused(given):
+    model = torch.nn.Linear(12, 1)
+    model.chain = lambda x: given
+    with pytest.raises(TypeError, match=r"must give an avo_lib\.Chain, not"):
+        fit(model, tiny_data(), TrainConfig(epochs=1), device="cpu")
+
+
 class Shift(torch.nn.Module):
     """p(z) = N(0, 1), p(x|z) = N(x; z + b, 1): the marginal of x is N(b, 2), and the posterior is known."""
 
@@ -823,6 +832,48 @@ def test_settings_of_parts_leave_torchs_own_out():
     assert settings_of_parts(parts) == {"model.2._orig_mod.w": "0.5"}
     model = VAE(MODEL)
     assert settings_of_parts(model, [model.config]) == {}
+
+
+class Listed(Shift):
+    """A model of one kernel, which is kept in a container of some kind."""
+
+    def __init__(self, kernel, container=list):
+        super().__init__()
+        self.kernels = container([kernel])
+
+    def chain(self, x):
+        one = super().chain(x)
+        path = AmortisedPath(one.path.log_prior, *[one.path.log_likelihood] * 2, linear_alphas(1))
+        return Chain(one.proposal, list(self.kernels), path)
+
+
+class Around:
+    """A kernel that is no module, around one that is."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+        self.forward, self.reverse = kernel.forward, kernel.reverse
+
+
+@pytest.mark.parametrize("wrap", [lambda kernel: kernel, Around], ids=["a module", "around a module"])
+def test_a_kernel_that_is_not_registered_is_refused(wrap, tmp_path):
+    """In a plain list it would keep its first weights for ever, and no checkpoint would have them."""
+    x, kernel = torch.arange(4.0)[:, None], GatedKernel(1, 2)
+    go = lambda model: fit(model, Dataset(x, x), TrainConfig(epochs=1), device="cpu", folder=tmp_path)  # noqa: E731
+    with pytest.raises(ValueError, match=r"kernel 1 is not registered with the model.*torch\.nn\.ModuleList"):
+        go(Listed(wrap(kernel)))
+    assert not list(tmp_path.iterdir())
+    before = [one.clone() for one in kernel.parameters()]
+    go(Listed(kernel, torch.nn.ModuleList))
+    assert not all(map(torch.equal, kernel.parameters(), before))
+    fit(Listed(wrap(kernel.requires_grad_(False))), Dataset(x, x), TrainConfig(epochs=1), device="cpu")  # it rests
+
+
+def test_a_proposal_that_is_not_registered_is_refused():
+    model, x, mean = Shift(), torch.zeros(4, 1), torch.nn.Parameter(torch.zeros(4, 1))
+    model.chain = lambda x: dataclasses.replace(Shift.chain(model, x), proposal=Gaussian(mean, torch.ones(4, 1)))
+    with pytest.raises(ValueError, match="the proposal is not registered with the model"):
+        fit(model, Dataset(x, x), TrainConfig(epochs=1), device="cpu")
 
 
 class Balanced(Shift):
