@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avo_lib.axes import check_draws, check_move
-from avo_lib.chain import Chain
+from avo_lib.axes import check_draws, check_move, check_own_draws
+from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_count
 from avo_lib.estimate import check_enough
 from avo_lib.kernels import MetropolisKernel
@@ -35,24 +35,26 @@ def move(chain: Chain, t: int, z: Tensor, *, generator: Noise = None) -> tuple[T
         moved, log_ratio = kernel.forward(z, log_f, chain.context, generator=generator)
         rate = moved.new_ones(())
     log_ratio = check_move(f"kernel {t}", z, moved, log_ratio)
-    _check_own_draws(moved.shape[:-1], z)
+    check_own_draws(moved.shape[:-1], z)
     return moved, log_ratio, rate.mean()
 
 
 def weigh(chain: Chain, t: int, z: Tensor) -> Tensor:
     """Log f_t in nats ``(...)`` at points ``(..., dim)``; a ValueError if it has more data than there are points."""
     log_f = chain.target(t)(z)
-    _check_own_draws(log_f.shape, z)
+    check_own_draws(log_f.shape, z)
     return log_f
 
 
-def _check_own_draws(shape: Sequence[int], z: Tensor) -> None:
-    """Estimates of several data from the same draws would err together, and their standard error would not say so."""
-    if tuple(shape) != z.shape[:-1]:
-        raise ValueError(
-            f"log f has axes {tuple(shape)}, its points {tuple(z.shape[:-1])}: give the proposal a row for each datum, "
-            "such as mean.expand(data, -1)"
-        )
+def draw_for_each(chain: Chain, shape: Sequence[int], data: int, *, generator: Noise = None) -> Trajectory:
+    """Trajectories ``(*shape, data)`` in which each datum has draws of its own.
+
+    Raises:
+        ValueError: If the proposal has no row for each datum.
+    """
+    trajectory = chain.sample(shape, generator=generator)
+    check_own_draws((*shape, data), trajectory.z[0])
+    return trajectory
 
 
 def anneal(chain: Chain, samples: int, *, least: int = 1, generator: Noise = None) -> tuple[Tensor, Tensor]:

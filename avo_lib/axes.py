@@ -93,3 +93,20 @@ def check_move(kernel: str, z_from: Tensor, z_to: Tensor, log_ratio: Tensor) -> 
             "coordinates; only an axis with one entry may grow"
         )
     return check_axes(kernel, log_ratio, z_to)
+
+
+def check_own_draws(shape: Sequence[int], z: Tensor) -> None:
+    """Refuse points that several data share: estimates from the same draws err together, and their error hides it.
+
+    Args:
+        shape: The axes of the data, or of their log densities.
+        z: The points ``(..., dim)``.
+
+    Raises:
+        ValueError: Unless the points have these axes.
+    """
+    if tuple(shape) != z.shape[:-1]:
+        raise ValueError(
+            f"there are points of axes {tuple(z.shape[:-1])} for data of axes {tuple(shape)}, which would share draws: "
+            "give the proposal a row for each datum, such as mean.expand(len(x), -1)"
+        )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from avo_lib import estimate
-from avo_lib.annealing import anneal
+from avo_lib.annealing import anneal, draw_for_each
 from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_count, check_evaluating
 from avo_lib.estimate import Bracket, Estimate
@@ -201,7 +201,9 @@ def log_likelihood(
             ids = range(first, min(first + images, len(x)))
             log_w = torch.cat(
                 [
-                    chain.sample((size,), generator=[_generator(seed, i, j, x.device) for i in ids]).log_w()
+                    draw_for_each(
+                        chain, (size,), len(ids), generator=[_generator(seed, i, j, x.device) for i in ids]
+                    ).log_w()
                     for j, size in enumerate(sizes)
                 ]
             ).double()
@@ -238,7 +240,8 @@ def average_bound(
     check_evaluating(model)
     estimate.check_enough(len(x), "images")
     with torch.no_grad():
-        draws = [model.chain(part).sample(generator=generator) for part in x.split(rows)]
+        parts = x.split(check_count("rows", rows))
+        draws = [draw_for_each(model.chain(part), (), len(part), generator=generator) for part in parts]
         log_w = torch.cat([draw.log_w() for draw in draws])
         log_likelihood_part = torch.cat([draw.log_w(beta=0.0) for draw in draws])
     bound, path = estimate.mean(log_w, "lower"), draws[0].path

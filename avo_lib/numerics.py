@@ -47,7 +47,10 @@ def standard_normal(like: Tensor, generator: Noise = None) -> Tensor:
     if isinstance(generator, int):
         raise TypeError(f"{generator} is a seed, not a generator: give torch.Generator().manual_seed({generator})")
     if like.dim() < 2 or like.shape[-2] != len(generator):
-        raise ValueError(f"{len(generator)} generators for a tensor of shape {tuple(like.shape)}: axis -2 must match")
+        raise ValueError(
+            f"{len(generator)} generators for a tensor of shape {tuple(like.shape)}: axis -2 must match. For data give "
+            "the proposal a row for each datum, such as mean.expand(len(x), -1)"
+        )
     shape = (*like.shape[:-2], like.shape[-1])
     draws = [torch.randn(shape, dtype=like.dtype, device=like.device, generator=one) for one in generator]
     return torch.stack(draws, dim=-2)

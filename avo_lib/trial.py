@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from avo_lib.axes import check_own_draws
 from avo_lib.chain import Chain
 from avo_lib.objectives import Model, Objective
 
@@ -20,7 +21,8 @@ def try_chain(model: nn.Module, x: Tensor) -> None:
 
     Raises:
         TypeError: If the model has no ``chain``, or one that gives something else.
-        ValueError: If a part of the chain could learn, but is not registered with the model.
+        ValueError: If a part of the chain could learn, but is not registered with the model, or the proposal has no row
+            for each datum.
     """
     if not callable(getattr(model, "chain", None)):
         raise TypeError(f"only a model with chain(x) can be trained, not {type(model).__name__}")
@@ -29,6 +31,9 @@ def try_chain(model: nn.Module, x: Tensor) -> None:
     if not isinstance(chain, Chain):
         raise TypeError(f"chain(x) must give an avo_lib.Chain, not {type(chain).__name__}")
     check_registered(model, chain)
+    with torch.no_grad():
+        z, _ = chain.proposal.sample((), generator=torch.Generator(x.device))
+    check_own_draws(x.shape[:1], z)
 
 
 def check_registered(model: nn.Module, chain: Chain) -> None:
