@@ -4,7 +4,7 @@ from .chain import Chain, Drawn, Gaussian, Trajectory
 from .data import Dataset
 from .estimate import Estimate
 from .evaluation import ais, kl_sandwich, log_likelihood, reverse_ais
-from .kernels import HMC, Flow, GatedKernel, Householder, autoregressive
+from .kernels import HMC, Flow, GatedKernel, Householder, Langevin, autoregressive, tune_step_sizes
 from .models import VAE, VAEConfig
 from .objectives import AVO, ELBO, IWAE, avo, elbo, iwae
 from .paths import AmortisedPath, GeometricPath, linear_alphas
@@ -27,6 +27,7 @@ __all__ = [
     "Gaussian",
     "GeometricPath",
     "Householder",
+    "Langevin",
     "TrainConfig",
     "Trajectory",
     "VAEConfig",
@@ -40,4 +41,5 @@ __all__ = [
     "linear_alphas",
     "log_likelihood",
     "reverse_ais",
+    "tune_step_sizes",
 ]

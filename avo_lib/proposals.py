@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,7 +68,8 @@ class Drawn:
         distribution: An object with ``rsample`` or ``sample``, and ``log_prob`` that sums over the last axis of a draw;
             wrap independent coordinates in ``torch.distributions.Independent``. Its draws come from the global random
             state: a generator (the first of several) seeds only the CPU's, for the draw alone. Without ``rsample`` no
-            gradient reaches the draws or their log density: use :mod:`avo_lib.balance`.
+            gradient reaches the draws or their log density: use :mod:`avo_lib.balance`. A ValueError if its support
+            is discrete.
 
     >>> from torch.distributions import MultivariateNormal
     >>> proposal = Drawn(MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])))
@@ -76,6 +78,16 @@ class Drawn:
     """
 
     distribution: Any
+
+    def __post_init__(self) -> None:
+        """Refuse whole numbers, of which a density is none: kernels would leave them, and weights would be wrong."""
+        support = None
+        with suppress(NotImplementedError):  # a distribution need not tell its support
+            support = getattr(self.distribution, "support", None)
+        if getattr(support, "is_discrete", False):
+            raise ValueError(
+                f"{type(self.distribution).__name__} draws from a discrete set: a proposal needs a density"
+            )
 
     def sample(self, shape: Sequence[int] = (), *, generator: Noise = None) -> tuple[Tensor, Tensor]:
         """Draws and their log densities: both carry a gradient to the distribution's parameters, or neither does."""

@@ -1,9 +1,9 @@
 r"""Sequential Monte Carlo: a chain whose particles are resampled on the way, and stations chosen by their overlap.
 
 Annealed importance sampling sends K particles along a path and lets each carry its weight to the end. A sequential
-Monte Carlo sampler (Del Moral et al. 2006, arXiv cond-mat/0212648) resamples them whenever few carry most of the
-weight: heavy ones are copied, light ones dropped, and all go on with equal weights. Between two resamplings the weights
-multiply as ever; the product of their means is unbiased for Z_T, if the chain reaches all that f_T and the r_t reach.
+Monte Carlo sampler resamples them whenever few carry most of the weight: heavy ones are copied, light ones dropped, and
+all go on with equal weights. Between two resamplings the weights multiply as ever; the product of their means is
+unbiased for Z_T, if the chain reaches all that f_T and the r_t reach. Import it by ``from avo_lib.smc import smc``.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
         generator: Source of the noise.
 
     Raises:
-        ValueError: If the threshold is no share, there are no two particles, or log f has more data than the proposal.
+        ValueError: If the threshold is no share, there are no two particles, or log f is NaN or has more data than z_0.
 
     >>> from avo_lib import HMC, Gaussian, GeometricPath, linear_alphas
     >>> base = Gaussian(torch.zeros(1), torch.ones(1))
@@ -222,7 +222,7 @@ def adaptive_alphas(
     if not (0 < share < 1 and 0 <= threshold <= 1):
         raise ValueError(f"need shares 0 < share < 1 and 0 <= threshold <= 1, not {share} and {threshold}")
     with torch.no_grad():
-        z, log_q = base.sample((check_count("samples", samples, least=2),), generator=generator)
+        z, log_q = base.sample((check_count("samples", samples, 2),), generator=generator)
         if z.dim() != 2:
             raise ValueError(f"one population chooses the stations: a base of shape (dim,), not {tuple(z.shape[1:])}")
         log_w, alphas = torch.zeros_like(log_q), [0.0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
+from avo_lib.axes import check_axes
 from avo_lib.estimate import Estimate
 
 
@@ -46,6 +49,39 @@ def assert_unbiased_weights(log_w: Tensor, log_z: float, *, resolution: float, z
         AssertionError: As for :func:`assert_mean`.
     """
     assert_mean((log_w - log_z).exp(), 1.0, resolution=resolution, z=z)
+
+
+def assert_log_density(log_f: Callable[[Tensor], Tensor], z: Tensor, *, tolerance: float = 1e-4) -> None:
+    """Assert that a log density gives each point alone what it gives it in company.
+
+    A sum or a mean over all points, as the losses of ``torch.nn.functional`` take by default, broadcasts back to them
+    and passes for a log density: every weight is wrong in the same way, and its standard error is zero.
+
+    Args:
+        log_f: Log density in nats, ``(..., dim)`` to ``(...)``.
+        z: At least two points that differ, ``(n, ..., dim)``, such as draws of the proposal.
+        tolerance: Allowed difference, relative and in nats.
+
+    Raises:
+        AssertionError: If it does not, or is NaN.
+        ValueError: If there are fewer than two points, or log f gives no number for each.
+
+    >>> import torch
+    >>> z = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    >>> assert_log_density(lambda z: -0.5 * z.square().sum(-1), z)
+    >>> assert_log_density(lambda z: z[..., 0] - 0.5 * z.square().sum(), z)
+    Traceback (most recent call last):
+    ...
+    AssertionError: z[0] alone has log f = -0.5, among the others -7: sum over the last axis only, .sum(-1)
+    """
+    if z.dim() < 2 or len(z) < 2:
+        raise ValueError(f"need at least two points (n, ..., dim), got {tuple(z.shape)}")
+    together = check_axes("log_f", log_f(z), z)
+    for i, point in enumerate(z.split(1)):
+        alone, here = log_f(point)[0], together[i]
+        if not bool(alone.isclose(here, rtol=tolerance, atol=tolerance).all()):
+            told = "log f = {}, among the others {}".format(*(f"{one.flatten()[0].item():g}" for one in (alone, here)))
+            raise AssertionError(f"z[{i}] alone has {told}: sum over the last axis only, .sum(-1)")
 
 
 def assert_bracket(lower: Estimate, truth: float, upper: Estimate, *, width: float, z: float = 5.0) -> None:

@@ -364,6 +364,7 @@ def test_the_library_asks_for_little(tmp_path):
     for heavy in ("matplotlib", "pandas", "joblib", "tyro", "torchvision", "ipywidgets", "safetensors", "zuko"):
         (tmp_path / f"{heavy}.py").write_text(f"raise ModuleNotFoundError('no {heavy}', name='{heavy}')")
     light = "import avo_lib, sys; assert all(hasattr(avo_lib, name) for name in avo_lib.__all__)"
+    light += "; from avo_lib import HMC, Langevin, tune_step_sizes"
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     subprocess.run([sys.executable, "-c", light], env=environment, check=True)
     done = subprocess.run([sys.executable, "-m", "avo_lib", "list"], env=environment, capture_output=True, text=True)

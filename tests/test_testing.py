@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from avo_lib.estimate import Estimate
-from avo_lib.testing import assert_bracket, assert_mean, assert_unbiased_weights, claim
+from avo_lib.numerics import log_normal
+from avo_lib.testing import assert_bracket, assert_log_density, assert_mean, assert_unbiased_weights, claim
 
 
 def test_a_true_mean_passes(generator):
@@ -89,6 +91,36 @@ def test_a_bracket_needs_one_bound_of_each_kind():
     for bounds in ((upper, lower), (lower, lower), (upper, upper)):
         with pytest.raises(AssertionError, match="need a lower and an upper bound"):
             check(bounds, 1.2)
+
+
+COUNTS = torch.tensor([[1.0, 0.0], [2.0, 5.0]])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda z: -0.5 * z.square().sum() + 0 * z[..., 0],
+        lambda z: log_normal(z) - functional.poisson_nll_loss(z, COUNTS[0].expand_as(z)),  # a mean, by default
+        lambda z: log_normal(z) * torch.nan,
+    ],
+    ids=["sum", "loss", "NaN"],
+)
+def test_a_density_that_mixes_its_points_fails(wrong, generator):
+    with pytest.raises(AssertionError, match=r"z\[0\] alone has log f = .*among the others"):
+        assert_log_density(wrong, torch.randn(5, 2, generator=generator))
+
+
+def test_a_log_density_of_each_point_passes(generator):
+    z = 30 * torch.randn(5, 2, generator=generator)
+    assert_log_density(log_normal, z.float())
+    assert_log_density(lambda z: torch.where(z[..., 0] > 0, log_normal(z), -torch.inf), z)
+    data = lambda z: -functional.poisson_nll_loss(z, COUNTS.expand_as(z), reduction="none").sum(-1)  # noqa: E731
+    assert_log_density(data, torch.randn(5, 2, 2, generator=generator))  # of two data
+    for few in (z[:1], z[0]):
+        with pytest.raises(ValueError, match="at least two points"):
+            assert_log_density(log_normal, few)
+    with pytest.raises(ValueError, match="one log density for each point"):
+        assert_log_density(lambda z: z[..., :1], z)
 
 
 def test_a_claim_that_holds_is_printed(capsys):
