@@ -15,6 +15,17 @@ from avo_lib.kernels import MetropolisKernel
 from avo_lib.numerics import Noise
 
 
+def first_draws(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Tensor, Tensor]:
+    """Draws of a chain's proposal ``(samples, ..., dim)``, and their log densities in nats ``(samples, ...)``.
+
+    Raises:
+        TypeError: If the chain is none.
+    """
+    if not hasattr(chain, "proposal"):
+        raise TypeError(f"expected a chain, such as model.chain(x), not a {type(chain).__name__}")
+    return check_draws((samples,), *chain.proposal.sample((samples,), generator=generator))
+
+
 def move(chain: Chain, t: int, z: Tensor, *, generator: Noise = None) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel t of a chain, with its acceptance.
 
@@ -40,9 +51,11 @@ def move(chain: Chain, t: int, z: Tensor, *, generator: Noise = None) -> tuple[T
 
 
 def weigh(chain: Chain, t: int, z: Tensor) -> Tensor:
-    """Log f_t in nats ``(...)`` at points ``(..., dim)``; a ValueError if it has more data than there are points."""
+    """Log f_t in nats ``(...)`` at points ``(..., dim)``; a ValueError if it is NaN or has more data than points."""
     log_f = chain.target(t)(z)
     check_own_draws(log_f.shape, z)
+    if (lost := int(log_f.isnan().sum())) and bool(z.isfinite().all()):
+        raise ValueError(f"log f_{t} is NaN at {lost} of {log_f.numel()} points: give -inf where the density vanishes")
     return log_f
 
 
@@ -70,12 +83,11 @@ def anneal(chain: Chain, samples: int, *, least: int = 1, generator: Noise = Non
         Log weights in nats ``(samples, ...)``, and the mean acceptance probability of each kernel, ``(T,)``.
 
     Raises:
-        ValueError: If there are no samples, too few weights, or more data than the proposal has.
+        ValueError: If there are no samples, too few weights, more data than the proposal has, or log f_T is NaN.
     """
     rates = []
     with torch.no_grad():
-        shape = (check_count("samples", samples),)
-        z, log_q0 = check_draws(shape, *chain.proposal.sample(shape, generator=generator))
+        z, log_q0 = first_draws(chain, check_count("samples", samples), generator=generator)
         log_w = -log_q0
         check_enough(log_w.numel(), "weights", least)
         for t in range(1, len(chain.kernels) + 1):

@@ -20,7 +20,12 @@ def check_axes(what: str, value: Tensor, z: Tensor) -> Tensor:
 
     Raises:
         ValueError: Unless ``value`` has the axes of ``z`` but the last; where these have one entry it may have more.
+        TypeError: If it is no tensor.
     """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{what} gives {value!r}: expected a tensor, one number for each of the points {tuple(z.shape)}"
+        )
     axes = z.shape[:-1]
     if value.dim() != z.dim() - 1 or (
         value.shape != axes and any(a not in (1, b) for a, b in zip(axes, value.shape, strict=True))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from avo_lib.axes import check_axes, check_draws, check_move
 from avo_lib.kernels import Kernel
@@ -98,7 +99,7 @@ class Chain:
     With no kernels it is plain variational inference, with the proposal as the approximation.
 
     Attributes:
-        proposal: Proposal that draws z_0.
+        proposal: Proposal that draws z_0; a TypeError if it is a distribution that is not :class:`Drawn`.
         kernels: The T kernels, in order; a TypeError unless they are a sequence (a generator is not).
         path: The targets f_0 … f_T; a ValueError unless there is one kernel for each step.
         context: Features of the data that the kernels may use, or None.
@@ -118,7 +119,10 @@ class Chain:
     context: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is one kernel for each step of the path."""
+        """Check that the parts are what they should be, and that there is one kernel for each step of the path."""
+        if isinstance(self.proposal, Distribution):
+            name = type(self.proposal).__name__
+            raise TypeError(f"a distribution is no proposal until it is wrapped: Drawn({name}(...))")
         if not hasattr(self.kernels, "__len__"):
             raise TypeError(f"kernels must be a sequence, such as [kernel] * T, not {type(self.kernels).__name__}")
         if (steps := len(self.kernels)) != len(self.path.alphas) - 1:

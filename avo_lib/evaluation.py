@@ -15,7 +15,7 @@ from avo_lib.annealing import anneal, draw_for_each
 from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_count, check_evaluating
 from avo_lib.estimate import Bracket, Estimate
-from avo_lib.numerics import Noise, effective_sample_size, log_mean_exp
+from avo_lib.numerics import Noise, check_generator, effective_sample_size, log_mean_exp
 from avo_lib.objectives import Model
 
 BLOCK = 100
@@ -186,6 +186,7 @@ def log_likelihood(
         ValueError: If there are no images or no samples, or batch norm or dropout is in training mode.
     """
     check_evaluating(model)
+    check_generator(generator)
     if len(x) == 0:
         raise ValueError("need at least one image, got none")
     samples, *curve = (check_count("samples", k) for k in (samples, *curve))

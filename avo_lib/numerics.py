@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,12 @@ Noise = torch.Generator | Sequence[torch.Generator] | None
 def traced() -> bool:
     """Whether the running code is being compiled or captured in a CUDA graph: then no check may look at a number."""
     return torch.compiler.is_compiling() or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+
+
+def check_generator(generator: Any) -> None:
+    """Refuse a seed in place of a generator, with a TypeError: 0 would pass for none."""
+    if isinstance(generator, int):
+        raise TypeError(f"{generator} is a seed, not a generator: give torch.Generator().manual_seed({generator})")
 
 
 def standard_normal(like: Tensor, generator: Noise = None) -> Tensor:
@@ -44,8 +51,7 @@ def standard_normal(like: Tensor, generator: Noise = None) -> Tensor:
         return torch.randn(like.shape, dtype=like.dtype, device=like.device)
     if isinstance(generator, torch.Generator):
         return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
-    if isinstance(generator, int):
-        raise TypeError(f"{generator} is a seed, not a generator: give torch.Generator().manual_seed({generator})")
+    check_generator(generator)
     if like.dim() < 2 or like.shape[-2] != len(generator):
         raise ValueError(
             f"{len(generator)} generators for a tensor of shape {tuple(like.shape)}: axis -2 must match. For data give "

@@ -63,8 +63,13 @@ def iwae(trajectory: Trajectory, beta: float = 1.0) -> Tensor:
 
     Returns:
         Values in nats, with the trajectory's axes except the first.
+
+    Raises:
+        ValueError: If there is no such axis.
     """
-    return log_mean_exp(trajectory.log_w(beta))
+    if not (log_w := trajectory.log_w(beta)).dim():
+        raise ValueError("iwae averages over K samples along axis 0: draw them with chain.sample((K,))")
+    return log_mean_exp(log_w)
 
 
 def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) -> Tensor:

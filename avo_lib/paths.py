@@ -34,6 +34,8 @@ class Path(Protocol):
 
 
 def _check_alphas(alphas: Alphas) -> Tensor:
+    if not isinstance(alphas, Tensor) and not (hasattr(alphas, "__len__") and len(alphas)):
+        raise ValueError(f"alphas must rise from 0 to 1, such as linear_alphas(5) for five steps, got {alphas!r}")
     if not isinstance(alphas, Tensor):  # stacked, so that numbers with a gradient keep it
         alphas = torch.stack([torch.as_tensor(alpha) for alpha in alphas])
     if traced():

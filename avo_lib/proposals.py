@@ -30,7 +30,8 @@ class Gaussian:
 
     Attributes:
         mean: Mean ``(..., dim)``; a TypeError if it is no tensor, a ValueError if of integers: draws are not whole.
-        std: Standard deviation ``(..., dim)``, positive; a ValueError if neither it nor the mean has a last axis.
+        std: Standard deviation ``(..., dim)``; a ValueError if neither it nor the mean has a last axis, or their shapes
+            do not fit. It has to be positive, or densities are NaN: that is not checked, for a GPU would have to wait.
 
     >>> [part.shape for part in Gaussian(torch.zeros(3, 2), torch.ones(3, 2)).sample((5,))]
     [torch.Size([5, 3, 2]), torch.Size([5, 3])]
@@ -45,6 +46,9 @@ class Gaussian:
             raise TypeError("a Gaussian's mean and std are tensors, such as torch.zeros(2) and torch.ones(2)")
         if self.mean.dim() == self.std.dim() == 0:
             raise ValueError("a Gaussian needs a last axis, even in one dimension: torch.tensor([mean]), not shape ()")
+        if any(a != b and 1 not in (a, b) for a, b in zip(self.mean.shape[::-1], self.std.shape[::-1], strict=False)):
+            shapes = f"{tuple(self.mean.shape)} and {tuple(self.std.shape)}"
+            raise ValueError(f"a Gaussian's mean and std have one shape, or broadcast to one, not {shapes}")
         if not self.mean.is_floating_point():
             raise ValueError(f"a Gaussian's mean must be floating-point numbers, not {self.mean.dtype}: mean.float()")
 

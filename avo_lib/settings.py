@@ -75,7 +75,7 @@ def settings_of_parts(model: nn.Module, besides: Sequence[Any] = ()) -> dict[str
     >>> settings_of_parts(nn.Sequential(Noise(0.5), nn.ReLU()))
     {'model.0.std': '0.5'}
     """
-    told = {}
+    told: dict[str, str] = {}
     for name, part in model.named_modules():
         if not type(part).__module__.startswith("torch."):
             kept = {one: value for one, value in settings(part).items() if not any(value is other for other in besides)}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from avo_lib import estimate
-from avo_lib.annealing import move, weigh
-from avo_lib.axes import check_axes, check_draws
+from avo_lib.annealing import first_draws, move, weigh
+from avo_lib.axes import check_axes
 from avo_lib.chain import Chain, Proposal
 from avo_lib.checks import check_count
 from avo_lib.estimate import Estimate
@@ -122,7 +122,7 @@ def smc(chain: Chain, samples: int, *, threshold: float = 0.5, generator: Noise 
     samples = check_count("samples", samples, least=2)
     steps: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
-        z, log_q0 = check_draws((samples,), *chain.proposal.sample((samples,), generator=generator))
+        z, log_q0 = first_draws(chain, samples, generator=generator)
         log_w = -log_q0  # without the last target, which is added where it is needed
         for t, kernel in enumerate(chain.kernels, start=1):
             if first := isinstance(kernel, MetropolisKernel):

@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
 from operator import index
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from avo_lib.checks import check_counts, check_positive
 from avo_lib.data import Dataset, binarise, digest
 from avo_lib.evaluation import average_bound
 from avo_lib.files import write_atomically
-from avo_lib.objectives import ELBO, Objective
+from avo_lib.objectives import ELBO, Objective, avo, elbo, iwae
 from avo_lib.schedules import BetaSchedule, Constant
 from avo_lib.settings import by_value, plainly, settings, settled, storable
 from avo_lib.trial import check_learnable, draws, try_chain
@@ -42,7 +43,7 @@ class TrainConfig:
 
     Raises:
         ValueError: If a number is not positive, or patience comes with a beta that does not end at 1.
-        TypeError: If the objective or beta cannot be called, or is a class.
+        TypeError: If the objective or beta cannot be called, or is a class, or the objective is one of a trajectory.
     """
 
     epochs: int
@@ -72,6 +73,9 @@ class TrainConfig:
         for name, example in (("objective", "ELBO()"), ("beta", "Constant(1.0)")):
             if isinstance(value := getattr(self, name), type) or not callable(value):
                 raise TypeError(f"{name} must be a function or an object to call, such as {example}, not {value!r}")
+        if isinstance(self.objective, FunctionType) and self.objective in (elbo, iwae, avo):
+            name = self.objective.__name__
+            raise TypeError(f"{name} takes a trajectory, an objective a model and data: give {name.upper()}()")
         if self.patience is not None:
             check_counts(self, "patience")
             if self.beta(2**62) != 1:
@@ -100,7 +104,7 @@ def fit(
     Args:
         model: Any module with ``chain(x)``; trained in place, left in evaluation mode. Its parameters alone learn: a
             ``log_z`` of the objective that is not registered with the model stays as it is.
-        data: Training and validation data.
+        data: Training and validation data; test data are not used, but refused here if the model refuses them.
         config: How to train.
         seed: Seed of the order, the noise, the coin and dropout; the model's own initialisation is left to the caller.
         folder: Folder for the checkpoint and the log; None keeps nothing.
@@ -157,9 +161,9 @@ def _fit(
         checkpoint.restore()
     train, valid = data.train.to(place), data.valid.to(place)
     if run.step == 0:  # a folder once used with refused data would not take the mended ones
-        for part in [valid] if data.dynamic else [valid, train]:
-            for x in part.split(1000):
-                try_chain(model, x)
+        for part in (valid, *([] if data.dynamic else [train]), *([] if data.test is None else [data.test])):
+            for x in part.split(1000):  # the test set too: an hour later it would be too late
+                try_chain(model, x.to(place))
         for stream in global_streams(place):
             stream.manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)  # other numbers than the generator draws
     if checkpoint:

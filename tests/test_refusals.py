@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from test_kernels import KERNELS
+from torch.distributions import MultivariateNormal
 
 from avo_lib.chain import Chain, Gaussian
 from avo_lib.checkpoint import Progress
 from avo_lib.collapse import mutual_information
 from avo_lib.data import Dataset
-from avo_lib.evaluation import ais, reverse_ais
+from avo_lib.evaluation import ais, average_bound, log_likelihood, reverse_ais
 from avo_lib.experiments.benchmark import BenchmarkConfig
 from avo_lib.experiments.contestants import Affine
 from avo_lib.kernels import (
@@ -29,12 +31,12 @@ from avo_lib.kernels import (
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.models.iterative import elbo_gradient
 from avo_lib.models.linear_vae import LinearVAE, ppca
-from avo_lib.models.parts import trunk
+from avo_lib.models.parts import GaussianNoise, trunk
 from avo_lib.models.ring import Ring, RingConfig
 from avo_lib.models.vamp import EvenMixture
 from avo_lib.nested import LearnedPath, nested
 from avo_lib.numerics import effective_sample_size, log_normal
-from avo_lib.objectives import AVO, elbo
+from avo_lib.objectives import AVO, elbo, iwae
 from avo_lib.paths import AmortisedPath, GeometricPath, linear_alphas, sigmoidal_alphas
 from avo_lib.schedules import Constant, Cyclical, Scaled, WarmUp
 from avo_lib.smc import adaptive_alphas, smc
@@ -46,6 +48,18 @@ BASE = Gaussian(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.f
 def network(z: torch.Tensor) -> torch.Tensor:
     """An energy as users write it: its one output keeps an axis."""
     return -0.5 * (z - 1).square().sum(-1, keepdim=True)
+
+
+LAST = GeometricPath(BASE.log_prob, BASE.log_prob, linear_alphas(0))
+SMALL = VAE(VAEConfig(4, (3,), 2, batch_norm=False))
+
+
+def not_a_number(z: torch.Tensor) -> torch.Tensor:
+    return z[..., 0] * math.nan
+
+
+def tune(path, start=lambda: torch.zeros(9, 2)):
+    return tune_step_sizes(path, start, adaptations=2)
 
 
 def hmc_chain(log_f0=BASE.log_prob, log_fT=lambda z: log_normal(z, 1.0), steps: int = 2) -> Chain:
@@ -265,6 +279,47 @@ def test_avo_without_kernels_is_refused_at_the_first_step(generator):
     for share in (1e-9, 1.0):
         with pytest.raises(ValueError, match="at least one kernel"):
             AVO(share)(model, torch.ones(2, 4), generator=generator)
+
+
+class Silent:
+    """A kernel whose ratio is Python's."""
+
+    def forward(self, z_prev, log_f, context=None, *, generator=None):
+        return z_prev, 0.0
+
+
+@pytest.mark.parametrize(
+    "ask, error, advice",
+    [
+        (lambda: TrainConfig(epochs=1, objective=elbo), TypeError, r"elbo takes a trajectory.*give ELBO\(\)"),
+        (lambda: Chain(MultivariateNormal(torch.zeros(2), torch.eye(2)), [], LAST), TypeError, r"Drawn\(Multiva"),
+        (lambda: Gaussian(torch.zeros(2), torch.ones(3)), ValueError, r"broadcast to one, not \(2,\) and \(3,\)"),
+        (lambda: ais(SMALL, 5), TypeError, r"a chain, such as model\.chain\(x\), not a VAE"),
+        (lambda: smc(SMALL, 5), TypeError, r"a chain, such as model\.chain\(x\), not a VAE"),
+        (lambda: ais(hmc_chain(log_fT=not_a_number), 5), ValueError, "log f_2 is NaN at 5 of 5 points: give -inf"),
+        (lambda: smc(hmc_chain(log_fT=not_a_number), 5), ValueError, "log f_1 is NaN at 5 of 5 points: give -inf"),
+        (lambda: tune(hmc_chain(log_fT=not_a_number).path), ValueError, "log f_1 is NaN at 9 of the pilot's points"),
+        (lambda: tune(hmc_chain()), TypeError, r"a path, such as chain\.path, not to a Chain"),
+        (lambda: tune(hmc_chain().path, BASE.sample), TypeError, r"start is a function that draws points"),
+        (lambda: tune(hmc_chain().path, torch.zeros(9, 2)), TypeError, r"start is a function that draws points"),
+        (lambda: tune(hmc_chain().path, lambda: torch.zeros(0, 2)), ValueError, r"at least one chain, not .*\(0, 2\)"),
+        (lambda: GeometricPath(log_normal, log_normal, []), ValueError, r"linear_alphas\(5\).*got \[\]"),
+        (lambda: GeometricPath(log_normal, log_normal, 5), ValueError, r"linear_alphas\(5\).*got 5"),
+        (lambda: ais(replace(hmc_chain(), kernels=[Silent()] * 2), 5), TypeError, "kernel 1 gives 0.0: expected a ten"),
+        (lambda: iwae(hmc_chain().sample()), ValueError, r"chain\.sample\(\(K,\)\)"),
+        (lambda: average_bound(SMALL, torch.ones(5, 4), rows=0), ValueError, "rows must be a whole number of at least"),
+        (lambda: log_likelihood(SMALL, torch.ones(5, 4), generator=0), TypeError, "0 is a seed, not a generator"),
+        (
+            lambda: GatedKernel(3, 4)(torch.zeros(5, 2), None, None),
+            ValueError,
+            r"takes points .*3\), not \(5, 2\)",
+        ),
+        (lambda: GaussianNoise().check(torch.tensor([[math.nan, 1.0]])), ValueError, "but 1 are NaN or infinite"),
+    ],
+)
+def test_what_is_easily_mistaken_is_told_how_to_mend_it(ask, error, advice):
+    with pytest.raises(error, match=advice):
+        ask()
 
 
 @pytest.mark.parametrize(

@@ -637,9 +637,10 @@ def test_grey_pixels_are_refused():
         fit(new_model(), data, OBJECTIVES["elbo"], device="cpu")
 
 
-@pytest.mark.parametrize("part", ["train", "valid"])
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
 def test_one_grey_image_is_refused_before_the_folder_knows_the_data(part, tmp_path):
     data = tiny_data(dynamic=False)
+    data = dataclasses.replace(data, test=data.valid)
     grey = getattr(data, part).clone()
     grey[-1] = 0.5
     with pytest.raises(ValueError, match=r"exactly 0 or 1.*[Bb]inarise"):

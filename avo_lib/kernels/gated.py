@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avo_lib.axes import check_size
 from avo_lib.checks import check_count
 from avo_lib.numerics import Noise, log_normal, standard_normal, sum_last
 from avo_lib.paths import LogDensity
@@ -197,7 +198,7 @@ class GatedKernel(nn.Module):
         there: GatedGaussian, back: GatedGaussian, z: Tensor, context: Tensor | None, generator: Noise
     ) -> tuple[Tensor, Tensor]:
         """A draw from ``there`` given z, with log back(z | draw) − log there(draw | z)."""
-        mean, std = there(z, context)
+        mean, std = there(check_size("a gated kernel", z, there.hidden.direction.shape[-2]), context)
         noise = standard_normal(mean, generator)
         drawn = mean + std * noise
         mean_back, std_back = back(drawn, context)

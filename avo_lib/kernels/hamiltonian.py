@@ -128,6 +128,23 @@ class HMC:
         return moved, log_ratio, log_accept.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
 
 
+def first_points(path: Path, start: Callable[[], Tensor]) -> Tensor:
+    """The pilot's first points, from what :func:`tune_step_sizes` was given.
+
+    Raises:
+        TypeError: If the path is none, or ``start`` gives no tensor.
+        ValueError: If there are no points.
+    """
+    if not hasattr(path, "log_density"):
+        raise TypeError(f"step sizes belong to a path, such as chain.path, not to a {type(path).__name__}")
+    z = start() if callable(start) else None
+    if not isinstance(z, Tensor):
+        raise TypeError("start is a function that draws points, such as lambda: base.sample((200,))[0]")
+    if not z.numel():
+        raise ValueError(f"the pilot needs at least one chain, not points {tuple(z.shape)}")
+    return z.detach()
+
+
 def tune_step_sizes(
     path: Path,
     start: Callable[[], Tensor],
@@ -157,14 +174,15 @@ def tune_step_sizes(
 
     Raises:
         ValueError: If an argument is impossible, or ``step_size`` so far off that at the end of a target the pilot
-            accepts next to nothing. Steps that are still too short are not refused: check how many moves
-            :func:`avo_lib.evaluation.ais` accepts.
+            accepts next to nothing, or log f is NaN there. Steps that are still too short are not refused: check how
+            many moves :func:`avo_lib.evaluation.ais` accepts.
+        TypeError: If ``path`` is no path, or ``start`` no function that draws points.
     """
     if not 0 < acceptance < 1:
         raise ValueError(f"need 0 < acceptance < 1, not {acceptance}")
     adaptations = check_count("adaptations", adaptations)
     kernels: list[HMC] = []
-    kernel, z = HMC(step_size, leapfrog_steps), start().detach()
+    kernel, z = HMC(step_size, leapfrog_steps), first_points(path, start)
     for t in range(1, len(path.alphas)):
         rates = []
         for i in range(adaptations):
@@ -174,6 +192,8 @@ def tune_step_sizes(
             kernel = replace(kernel, step_size=kernel.step_size * factor)
         last = sum(rates[-5:]) / len(rates[-5:])
         if not abs(last - acceptance) < 0.9 * max(acceptance, 1 - acceptance):
+            if lost := int(path.log_density(t, z).isnan().sum()):
+                raise ValueError(f"log f_{t} is NaN at {lost} of the pilot's points: give -inf where it vanishes")
             raise ValueError(
                 f"at target {t} the pilot chains accept {last:.0%} of their moves, with a step of "
                 f"{kernel.step_size:.3g}: start with another step_size, or give more adaptations"

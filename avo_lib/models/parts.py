@@ -83,8 +83,10 @@ class GaussianNoise(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raise a ValueError unless all pixels are finite floating-point numbers."""
-        if not x.is_floating_point() or not bool(x.isfinite().all()):
-            raise ValueError(f"pixels must be finite floating-point numbers, got {x.dtype}")
+        if not x.is_floating_point():
+            raise ValueError(f"pixels must be floating-point numbers, not {x.dtype}: use x.float()")
+        if not bool(x.isfinite().all()):
+            raise ValueError(f"pixels must be finite, but {int((~x.isfinite()).sum())} are NaN or infinite")
 
     def forward(self, x: Tensor, mean: Tensor) -> Tensor:
         """Log p(x|z) in nats, summed over pixels."""
