@@ -146,6 +146,45 @@ def test_annealed_steps_hold_the_noise_constant(generator):
     assert all(g is not None and g.abs().sum() > 0 for g in torch.autograd.grad(last, parameters))
 
 
+class Poisson(torch.nn.Module):
+    """A likelihood of counts, as a user writes it."""
+
+    maps: int = 1
+
+    def check(self, x):
+        if not bool(((x >= 0) & (x == x.round())).all()):
+            raise ValueError("counts, please")
+
+    def forward(self, x, log_rate):
+        return (x * log_rate - log_rate.exp() - torch.lgamma(x + 1)).sum(-1)
+
+    def mean(self, log_rate):
+        return log_rate.exp()
+
+
+def test_a_likelihood_of_ones_own(generator):
+    """Counts of rates that do not hang on z: the last target is the prior times their probability."""
+    model = VAE(VAEConfig(3, (4,), 2, T=2, batch_norm=False), likelihood=Poisson())
+    with torch.no_grad():
+        model.decoder[-1].weight.zero_()
+        model.decoder[-1].bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    x = torch.tensor([[0.0, 3.0, 5.0], [1.0, 1.0, 9.0]])
+    exact = torch.distributions.Poisson(torch.tensor([0.0, 1.0, 2.0]).exp()).log_prob(x).sum(-1)
+    chain = model.eval().chain(x)
+    trajectory = chain.sample((5,), detach=True, generator=generator)
+    torch.testing.assert_close(chain.target(2)(trajectory.z[-1]) - log_normal(trajectory.z[-1]), exact.expand(5, 2))
+    torch.testing.assert_close(avo(trajectory), elbo(trajectory))  # by way of the frozen likelihood
+    with pytest.raises(ValueError, match="counts, please"):
+        model.chain(x - 0.5)
+    assert model.sample_images(2, generator=generator).shape == (2, 3)
+
+
+@pytest.mark.parametrize("wrong", ["poisson", Poisson, torch.nn.Identity(), torch.distributions.Poisson(1.0)])
+def test_what_is_no_likelihood_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"Module with maps, check, forward and mean.*VAEConfig\(likelihood=...\)"):
+        VAE(VAEConfig(3, (4,), 2), likelihood=wrong)
+
+
 @pytest.mark.parametrize(
     "x, told",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,33 @@ def trunk(widths: Sequence[int], layers: str, batch_norm: bool) -> nn.Sequential
             modules.append(nn.BatchNorm1d(out_dim))
         modules.append(nn.LeakyReLU())
     return nn.Sequential(*modules)
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """What a VAE asks of p(x | z), given what the decoder makes of z; a ``torch.nn.Module``, so that it may learn.
+
+    Attributes:
+        maps: How many numbers the decoder gives for each pixel.
+    """
+
+    maps: int
+
+    def check(self, x: Tensor, /) -> None:
+        """Raise a ValueError for data ``(images, pixels)`` that this likelihood is none of."""
+        ...
+
+    def forward(self, x: Tensor, given: Tensor, /) -> Tensor:
+        """Log p(x|z) in nats ``(...)``: ``(..., pixels)`` and ``(..., maps * pixels)`` summed over pixels."""
+        ...
+
+    def __call__(self, x: Tensor, given: Tensor, /) -> Tensor:
+        """What a module makes of :meth:`forward`."""
+        ...
+
+    def mean(self, given: Tensor, /) -> Tensor:
+        """The mean of x given z, ``(..., maps * pixels)`` to ``(..., pixels)``."""
+        ...
 
 
 class Bernoulli(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from avo_lib.chain import Chain, Gaussian
 from avo_lib.checks import check_count, check_counts
 from avo_lib.kernels import GatedKernel, Householder, Kernel, autoregressive
 from avo_lib.kernels.gated import CONDITIONINGS, check_start
-from avo_lib.models.parts import LAYERS, LIKELIHOODS, STD_FLOOR, Bernoulli, GaussianNoise, frozen, trunk
+from avo_lib.models.parts import LAYERS, LIKELIHOODS, STD_FLOOR, Likelihood, frozen, trunk
 from avo_lib.models.vamp import EvenMixture
 from avo_lib.numerics import log_normal, standard_normal, traced
 from avo_lib.paths import AmortisedPath, linear_alphas
@@ -92,7 +93,8 @@ class VAE(nn.Module):
             ``(images, hidden[-1])``.
         decoder: Replaces the model's own decoder; maps ``(points, latent)`` to ``(points, pixels)``: log odds or means;
             with ``likelihood.maps`` numbers for each pixel, to ``(points, maps * pixels)``.
-        likelihood: Replaces the one that ``config`` names, e.g. by :class:`avo_lib.models.masked.MaskedBernoulli`.
+        likelihood: Replaces the one that ``config`` names, e.g. by :class:`avo_lib.models.masked.MaskedBernoulli`; any
+            module that is a :class:`avo_lib.models.parts.Likelihood`, or a TypeError.
 
     >>> model = VAE(VAEConfig(pixels=16, hidden=(8,), latent=2, T=3, batch_norm=False))
     >>> model.chain(torch.ones(5, 16)).sample().log_w().shape
@@ -105,14 +107,19 @@ class VAE(nn.Module):
         *,
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
-        likelihood: Bernoulli | GaussianNoise | None = None,
+        likelihood: Likelihood | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         widths, features, style = (config.pixels, *config.hidden), config.hidden[-1], (config.layers, config.batch_norm)
         self.encoder = trunk(widths, *style) if encoder is None else encoder  # an empty nn.Sequential is false
         self.q0 = nn.Linear(features, 2 * config.latent)
-        self.likelihood = LIKELIHOODS[config.likelihood]() if likelihood is None else likelihood
+        self.likelihood: Likelihood = LIKELIHOODS[config.likelihood]() if likelihood is None else likelihood
+        if not (isinstance(self.likelihood, nn.Module) and isinstance(self.likelihood, Likelihood)):
+            raise TypeError(
+                "a likelihood of your own is a torch.nn.Module with maps, check, forward and mean, not "
+                f"{likelihood!r}; a name belongs into VAEConfig(likelihood=...): {', '.join(LIKELIHOODS)}"
+            )
         given = self.likelihood.maps * config.pixels
         if decoder is None:
             own = trunk((config.latent, *config.hidden[::-1]), *style)
@@ -187,7 +194,7 @@ class VAE(nn.Module):
         path = AmortisedPath(
             learned.log_prob if learned else log_normal,
             lambda z: self.likelihood(x, self.decode(z)),
-            lambda z: frozen(self.likelihood)(x, self._decode(frozen(self.decoder), z)),
+            lambda z: frozen(cast(nn.Module, self.likelihood))(x, self._decode(frozen(self.decoder), z)),
             self.alphas,
             learned.detached().log_prob if learned else log_normal,
         )
