@@ -173,7 +173,7 @@ def log_likelihood(
 
     Args:
         model: Anything with ``chain(x)``, in evaluation mode.
-        x: Binary images ``(images, pixels)``.
+        x: Data ``(images, ...)`` of any kind that ``chain`` takes, such as binary images.
         samples: Number K of samples for each image; memory does not grow with it.
         curve: Smaller K at which to report the mean NLL too, averaged over disjoint groups of the same draws.
         rows: Number of latents decoded at a time, if more than a block of 100; affects speed and memory only.
@@ -183,7 +183,7 @@ def log_likelihood(
         Log-likelihoods, in nats.
 
     Raises:
-        ValueError: If there are no images or no samples, or batch norm or dropout is in training mode.
+        ValueError: If there are no images or samples, the proposal has no row for each, or a layer is in training mode.
     """
     check_evaluating(model)
     check_generator(generator)
@@ -230,7 +230,7 @@ def average_bound(
 
     Args:
         model: Anything with ``chain(x)``, in evaluation mode, or a ValueError.
-        x: Binary images ``(images, pixels)``, at least two, or a ValueError.
+        x: Data ``(images, ...)`` of any kind that ``chain`` takes; a ValueError for fewer than two.
         rows: Number of images evaluated at a time.
         generator: Source of the noise.
 

@@ -22,7 +22,11 @@ LogDensity = Callable[[Tensor], Tensor]
 
 
 class Path(Protocol):
-    """What a chain asks of its path: the targets f_0 … f_T."""
+    """What a chain asks of its path: the targets f_0 … f_T, the last of which is what log Z refers to.
+
+    Of ``alphas`` a chain uses the length alone, T + 1. Log w asks for ``log_density``; ``log_ladder`` serves log v, and
+    so AVO: ``log_ladder(zs)[t - 1]`` has to be ``log_density(t, zs[t - 1])``. ``beta`` is passed by position.
+    """
 
     alphas: Tensor
 
