@@ -12,7 +12,7 @@ from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_count
 from avo_lib.estimate import check_enough
 from avo_lib.kernels import MetropolisKernel
-from avo_lib.numerics import Noise
+from avo_lib.numerics import Noise, traced
 
 
 def first_draws(chain: Chain, samples: int, *, generator: Noise = None) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ def weigh(chain: Chain, t: int, z: Tensor) -> Tensor:
     """Log f_t in nats ``(...)`` at points ``(..., dim)``; a ValueError if it is NaN or has more data than points."""
     log_f = chain.target(t)(z)
     check_own_draws(log_f.shape, z)
-    if (lost := int(log_f.isnan().sum())) and bool(z.isfinite().all()):
+    if not traced() and (lost := int(log_f.isnan().sum())) and bool(z.isfinite().all()):
         raise ValueError(f"log f_{t} is NaN at {lost} of {log_f.numel()} points: give -inf where the density vanishes")
     return log_f
 

@@ -112,6 +112,6 @@ def check_own_draws(shape: Sequence[int], z: Tensor) -> None:
     """
     if tuple(shape) != z.shape[:-1]:
         raise ValueError(
-            f"there are points of axes {tuple(z.shape[:-1])} for data of axes {tuple(shape)}, which would share draws: "
-            "give the proposal a row for each datum, such as mean.expand(len(x), -1)"
+            f"data of axes {tuple(shape)} would share the draws of points of axes {tuple(z.shape[:-1])}: give the "
+            "proposal a row for each datum, such as mean.expand(len(x), -1)"
         )
