@@ -116,10 +116,11 @@ def fit(
 
     Raises:
         FloatingPointError: If the objective or a validation bound is not finite; the last checkpoint stays.
-        ValueError: If the seed is out of range, there are too few images, the model refuses them, the folder holds a
-            run with another configuration or other data, a last batch of one image meets batch norm, nothing can
-            learn, or the objective is not one value with a gradient for each image.
-        TypeError: If the model has no ``chain``.
+        ValueError: If the seed is out of range, there are too few images, the model refuses them or shares the draws of
+            one proposal among them, a kernel is not registered with it, the folder holds a run with another
+            configuration or other data, a last batch of one image meets batch norm, nothing can learn, or the
+            objective is not one value with a gradient for each image.
+        TypeError: If the model has no ``chain`` that gives a :class:`Chain <avo_lib.chain.Chain>`.
         OSError: If the folder cannot be written to.
     """
     seed = index(seed)
