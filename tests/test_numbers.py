@@ -72,3 +72,21 @@ def test_of_four_groups_it_holds_their_interaction_in_nineteen_of_twenty():
 def test_no_interval_without_a_spread(groups):
     with pytest.raises(ValueError, match="vectors with a spread, not shapes"):
         numbers.half_width(*groups)
+
+
+def test_holm_decides_by_luck_in_one_family_of_twenty():
+    """Nineteen effects of nothing beside one that is there: in either place a simpler rule would show."""
+    rng, trials = np.random.default_rng(4), 4000
+    chances = np.column_stack([np.full(trials, 1e-9), rng.uniform(size=(trials, 19))])
+    stands = np.array([numbers.holm(row) for row in chances])
+    wrong = stands[:, 1:].any(1).mean()
+    expected = 1 - (1 - 0.05 / 19) ** 19  # of the smallest of nineteen uniform numbers, since the twentieth stands
+    error = math.sqrt(expected * (1 - expected) / trials)
+    assert stands[:, 0].all()
+    assert abs(wrong - expected) < 5 * error < 0.02  # without a correction .62
+
+
+@pytest.mark.parametrize("chances", [0.01, [0.01, 1.2], [math.nan], [[0.01]]])
+def test_holm_takes_probabilities_only(chances):
+    with pytest.raises(ValueError, match="a vector of p-values from 0 to 1"):
+        numbers.holm(chances)

@@ -177,6 +177,23 @@ def test_a_likelihood_of_ones_own(generator):
     with pytest.raises(ValueError, match="counts, please"):
         model.chain(x - 0.5)
     assert model.sample_images(2, generator=generator).shape == (2, 3)
+    with pytest.raises(TypeError, match="Poisson has no sample"):
+        model.simulate(2)
+
+
+def test_simulated_data_belong_to_their_latents(generator):
+    """With a certain decoder the pixels tell the latent that they were drawn with."""
+    model = VAE(VAEConfig(2, (2,), 2, batch_norm=False), decoder=Thousandfold()).eval()
+    x, z = model.simulate(50, generator=generator)
+    assert torch.equal(x, (z > 0).float())
+    assert 0 < x.mean() < 1
+
+
+class Thousandfold(torch.nn.Module):
+    """A decoder that is sure of the sign of each latent."""
+
+    def forward(self, z):
+        return 1e6 * z
 
 
 @pytest.mark.parametrize("wrong", ["poisson", Poisson, torch.nn.Identity(), torch.distributions.Poisson(1.0)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from avo_lib.experiments.protocols import find
 from avo_lib.experiments.records import once
 from avo_lib.experiments.results import RESULTS, result_file, versions
 from avo_lib.gaps import GapConfig, Gaps, measure_bracket, measure_gaps
-from avo_lib.models.parts import Bernoulli
 from avo_lib.models.vae import VAE
 
 PILOT_IMAGES = 20
@@ -92,8 +91,7 @@ def _rows(gaps: Gaps) -> dict[str, Any]:
 
 def _bracket(model: VAE, n: int, pilot: Tensor, config: GapConfig, generator: torch.Generator) -> dict[str, float]:
     with torch.no_grad():
-        z = model.sample_prior(n, generator=generator)
-        x = cast(Bernoulli, model.likelihood).sample(model.decode(z), generator=generator)
+        x, z = model.simulate(n, generator=generator)
     return _row(measure_bracket(model, x, z, pilot, config, generator=generator))
 
 

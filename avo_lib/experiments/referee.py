@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from avo_lib.experiments.protocols import find
 from avo_lib.experiments.records import once
 from avo_lib.experiments.results import RESULTS, result_file, versions
 from avo_lib.kernels import HMC, tune_step_sizes
-from avo_lib.models.parts import Bernoulli
 from avo_lib.models.vae import VAE
 from avo_lib.numerics import log_mean_exp
 from avo_lib.paths import GeometricPath, sigmoidal_alphas
@@ -140,8 +139,7 @@ def _judged(model: VAE, experiment: str, data: Dataset, config: RefereeConfig, p
         generator=generator,
     )
     x = data.held_out()[: config.images].to(place)
-    z = model.sample_prior(config.simulated, generator=generator)
-    simulated = cast(Bernoulli, model.likelihood).sample(model.decode(z), generator=generator)
+    simulated, z = model.simulate(config.simulated, generator=generator)
     by_is, by_ais = _both(model, x, kernels, config, generator)
     drawn_is, drawn_ais = _both(model, simulated, kernels, config, generator)
     above = _reverse(model, simulated, z, kernels, config, generator)

@@ -212,3 +212,16 @@ class VAE(nn.Module):
     def sample_images(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """The mean images ``(n, pixels)``, for binary pixels their probabilities, at n draws from the prior."""
         return self.likelihood.mean(self.decode(self.sample_prior(n, generator=generator)))
+
+    def simulate(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Data ``(n, pixels)`` of the model's own and the latents ``(n, latent)`` that they were drawn with.
+
+        Raises:
+            TypeError: If the likelihood cannot be drawn from: it needs ``sample(given, *, generator)``.
+        """
+        draw = getattr(self.likelihood, "sample", None)
+        if draw is None:
+            name = type(self.likelihood).__name__
+            raise TypeError(f"{name} has no sample(given, *, generator), which draws data given what the decoder makes")
+        z = self.sample_prior(n, generator=generator)
+        return draw(self.decode(z), generator=generator), z

@@ -28,6 +28,31 @@ def keep(name: str, value: float | Tensor, digits: int = 2) -> None:
     glue(name, f"{number:z.{digits}f}", display=False)  # z: no minus before a zero
 
 
+def holm(chances: ArrayLike, level: float = 0.05) -> np.ndarray:
+    """Which of several tests stand all together, by Holm's correction (1979, Scand. J. Statist. 6, 65-70).
+
+    The chance that any of them is decided by luck alone is at most ``level``, however they hang together.
+
+    >>> holm([0.04, 0.001, 0.02]).tolist()  # against 0.05 / 3, then 0.05 / 2, then 0.05
+    [True, True, True]
+    >>> holm([0.04, 0.001, 0.03]).tolist()  # 0.03 fails, so what is more likely luck than it fails too
+    [False, True, False]
+
+    Args:
+        chances: The tests' p-values, shape (n,).
+        level: The chance of one or more false decisions.
+
+    Raises:
+        ValueError: If they are no vector of probabilities.
+    """
+    p = np.asarray(chances, dtype=float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"Holm's correction needs a vector of p-values from 0 to 1, not {chances!r}")
+    order, stands = p.argsort(), np.zeros(p.shape, dtype=bool)
+    stands[order] = np.logical_and.accumulate(p[order] < level / np.arange(p.size, 0, -1))
+    return stands
+
+
 def half_width(*groups: ArrayLike) -> float:
     """Half of a 95 % interval by Student's t: of a mean, or of any sum or difference of several groups' means.
 
