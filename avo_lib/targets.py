@@ -163,7 +163,7 @@ def energy(name: str, variant: str = "released") -> Target:
 
     The authors' released code, from which their figures come, differs from the printed table in two: b has the radius
     :math:`\sqrt{\|z\|^2/2}`, not :math:`\|z\|/2`, and d has its modes at distance 2.5 with variance 0.375 and a log Z
-    of 2.5 − log 4. Where a closed form of log Z exists (c to f) it is used; a and b are integrated numerically.
+    of 2.5 − log 4. Log Z is a closed form for c to f. Rezende & Mohamed 2015 have a as U_1; e and f vary U_2 and U_3.
 
     Args:
         name: One of ``"a"`` to ``"f"``.
