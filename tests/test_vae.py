@@ -84,6 +84,18 @@ def test_near_identity_kernels_start_as_the_plain_vae(x, generator):
     assert abs(plain.mean() - whole.mean()) < 0.2
 
 
+@pytest.mark.parametrize("form", ["HVI, report", "HVI, paper"])
+def test_kernels_start_near_the_identity_by_default(form, x, generator):
+    """Standard deviation 0.05 and gates of sigmoid(-3), in both directions, though the configuration says neither."""
+    model, z = VAE(CONFIGS[form]), torch.randn(8, 3, generator=generator)
+    chain = model.chain(x)
+    for kernel in model.kernels:
+        for way in (kernel.q, kernel.r):
+            _, std = way(z, chain.context)
+            assert bool(((std - 0.05).abs() < 0.01).all())
+            assert bool((way.heads.shift[..., 3:6] == -3).all())
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
