@@ -68,6 +68,21 @@ def test_of_four_groups_it_holds_their_interaction_in_nineteen_of_twenty():
     assert abs(hits - 0.95) < 5 * error < 0.02  # one group's freedom would hold .997, a Gaussian's factor .914
 
 
+def test_a_spread_among_more_groups_than_are_compared_holds_in_nineteen_of_twenty():
+    draws = normal(4 * 4000 * 3, 4).reshape(4, 4000, 3).numpy()
+    a, b = draws[:2].mean(2)
+    hits = np.mean([abs(e) < numbers.half_width(*draws[:2, i], among=draws[:, i]) for i, e in enumerate(a - b)])
+    error = math.sqrt(0.95 * 0.05 / 4000)
+    assert abs(hits - 0.95) < 5 * error < 0.02  # the sum of all four would have an interval wider by √2, and hold .99
+
+
+def test_what_shares_the_spread_is_refused_without_one():
+    with pytest.raises(ValueError, match="vectors with a spread"):
+        numbers.half_width([1.0, 2.0], among=[[1.0], [2.0]])
+    with pytest.raises(ValueError, match="vectors with a spread"):
+        numbers.half_width(among=[[1.0, 2.0]])
+
+
 @pytest.mark.parametrize("groups", [(), ([1.0],), ([1.0], [2.0]), ([1.0, 2.0], []), (np.zeros((2, 3)),), (3.0,)])
 def test_no_interval_without_a_spread(groups):
     with pytest.raises(ValueError, match="vectors with a spread, not shapes"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from myst_nb import glue
@@ -53,26 +54,32 @@ def holm(chances: ArrayLike, level: float = 0.05) -> np.ndarray:
     return stands
 
 
-def half_width(*groups: ArrayLike) -> float:
+def half_width(*groups: ArrayLike, among: Iterable[ArrayLike] | None = None) -> float:
     """Half of a 95 % interval by Student's t: of a mean, or of any sum or difference of several groups' means.
 
     The groups share one spread, which all of them estimate together. Pairs are one group: that of their differences.
 
     >>> round(half_width([1.0, 2.0, 3.0]), 2)
     2.48
-    >>> round(half_width([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]), 2)  # of the difference 3
+    >>> one, other, third = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [2.0, 3.0, 4.0]
+    >>> round(half_width(one, other), 2)  # of the difference 3
     2.27
+    >>> round(half_width(one, other, among=[one, other, third]), 2)
+    2.0
 
     Args:
         groups: Vectors of shape (n,), each with an n of its own.
+        among: All the groups that share the spread, these and others; by default these alone.
 
     Raises:
-        ValueError: If a group is empty or no vector, or no group has two values, so that there is no spread.
+        ValueError: If a group is empty or no vector, or none that shares the spread has two values.
     """
-    values = [np.asarray(group, dtype=float) for group in groups]
-    freedom = sum(group.size - 1 for group in values)
-    if freedom < 1 or any(group.ndim != 1 or not group.size for group in values):
+    values, sharing = (
+        [np.asarray(g, dtype=float) for g in given] for given in (groups, groups if among is None else among)
+    )
+    freedom = sum(group.size - 1 for group in sharing)
+    if not values or freedom < 1 or any(group.ndim != 1 or not group.size for group in (*values, *sharing)):
         raise ValueError(f"an interval needs vectors with a spread, not shapes {[group.shape for group in values]}")
-    squares = sum(float(np.square(group - group.mean()).sum()) for group in values)
+    squares = sum(float(np.square(group - group.mean()).sum()) for group in sharing)
     error = math.sqrt(squares / freedom * sum(1 / group.size for group in values))
     return float(stats.t.ppf(0.975, freedom)) * error
