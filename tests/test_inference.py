@@ -16,12 +16,15 @@ SIZES = {"images": 6, "simulated": 5, "device": "cpu"}
 def test_what_is_found_is_written_and_read_again(small_run):
     found = inference_gaps("miniature", "avo", config=FEW, **SIZES, results=small_run)
     file = gaps_file("miniature", "avo", 0, small_run)
-    assert json.loads(file.read_text()) == found and list(found) == ["config", "versions", "train", "test", "bracket"]
+    assert json.loads(file.read_text()) == found
+    assert list(found) == ["config", "versions", "train", "test", "bracket", "each"]
     for part in ("train", "test"):
         value = {name: row["value"] for name, row in found[part].items()}
         assert value["approximation"] == pytest.approx(value["log_p"] - value["local"])
         assert value["amortisation"] == pytest.approx(value["local"] - value["bound"])
         assert value["inference"] == pytest.approx(value["approximation"] + value["amortisation"])
+        for name, each in found["each"][part].items():
+            assert sum(each) / SIZES["images"] == pytest.approx(value[name], abs=1e-4) and len(set(each)) > 1
     assert found["train"] != found["test"]
     file.write_text(json.dumps(found | {"bracket": {"value": 7.0}}))
     assert inference_gaps("miniature", "avo", config=FEW, **SIZES, results=small_run)["bracket"]["value"] == 7

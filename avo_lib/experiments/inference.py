@@ -20,6 +20,7 @@ from avo_lib.gaps import GapConfig, Gaps, measure_bracket, measure_gaps
 from avo_lib.models.vae import VAE
 
 PILOT_IMAGES = 20
+DECIMALS = 4  # of what is kept of each image, far below its noise
 
 
 def gaps_file(experiment: str, method: str, seed: int, folder: Path | str = RESULTS) -> Path:
@@ -53,7 +54,8 @@ def inference_gaps(
     Returns:
         The dictionary as written. Under ``train`` and ``test`` the means of ``bound``, ``local`` and ``log_p`` (see
         :class:`avo_lib.gaps.Gaps`), of the ``approximation`` and ``amortisation`` gap and of their sum ``inference``,
-        each with its ``stderr`` over images; under ``bracket`` what AIS misses at most on simulated images. In nats.
+        each with its ``stderr`` over images; under ``bracket`` what AIS misses at most on simulated images; under
+        ``each`` the three numbers of every image, to compare models in pairs. In nats.
 
     Raises:
         FileNotFoundError: If the weights are not there.
@@ -71,12 +73,15 @@ def inference_gaps(
             raise ValueError(f"{experiment} has {there} images in a set, not {images}: ask for no more images")
         pilot = data.valid[:PILOT_IMAGES].to(place)
         found: dict[str, Any] = {"versions": versions() | {"device": place.type}}
+        each: dict[str, dict[str, list[float]]] = {}
         for name, part in (("train", data.train), ("test", data.held_out())):
             x = part[:images].to(place)
             if data.dynamic and name == "train":
                 x = binarise(x, generator=generator)
-            found[name] = _rows(measure_gaps(model, x, pilot, config, generator=generator))
-        return found | {"bracket": _bracket(model, simulated, pilot, config, generator)}, {}
+            gaps = measure_gaps(model, x, pilot, config, generator=generator)
+            found[name] = _rows(gaps)
+            each[name] = {key: value.round(decimals=DECIMALS).tolist() for key, value in vars(gaps).items()}
+        return found | {"bracket": _bracket(model, simulated, pilot, config, generator), "each": each}, {}
 
     settings = asdict(config) | {"images": images, "simulated": simulated}
     kinds = {"train.inference.value": float, "test.inference.value": float, "bracket.value": float}
