@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from avo_lib.axes import check_axes
+from avo_lib.axes import check_axes, check_move
 from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_counts, check_positive
 from avo_lib.kernels import DensityKernel
@@ -135,7 +135,7 @@ def weigh(chain: Chain, z: Sequence[Tensor]) -> Trajectory:
         if not isinstance(kernel, DensityKernel):
             raise TypeError(f"kernel {t}, a {type(kernel).__name__}, has no log_ratio of two given points")
         ratios.append(kernel.log_ratio(z[t - 1], z[t], chain.target(t), chain.context))
-        check_axes(f"kernel {t}", ratios[-1], z[t])
+        check_move(f"kernel {t}", z[t - 1], z[t], ratios[-1])
     log_q0 = check_axes("log_prob of the proposal", chain.proposal.log_prob(z[0]), z[0])
     return Trajectory(z, log_q0, tuple(ratios), _Fixed(chain.path, chain.path.alphas))
 
@@ -163,7 +163,8 @@ def log_variance(log_w: Tensor, dim: int = 0) -> Tensor:
     return -0.5 * log_w.var(dim)
 
 
-def _squares(log_w: Tensor, constant: Tensor) -> Tensor:
+def _squares(log_w: Tensor, given: Tensor | float) -> Tensor:
+    constant = torch.as_tensor(given)
     spare = log_w.dim() - constant.dim()
     if spare < 0 or any(a not in (1, b) for a, b in zip(constant.shape, log_w.shape, strict=False)):
         raise ValueError(f"constants {tuple(constant.shape)} do not lead the log weights' axes {tuple(log_w.shape)}")
@@ -204,11 +205,11 @@ class TrajectoryBalance:
     Proposal, encoder, kernels and, if the optimiser has it, ``log_z`` learn; the decoder does not (but see the module).
 
     Attributes:
-        log_z: Log Z in nats, ``()`` or one for each datum, ``(images,)``: known, or a parameter. Else a ValueError.
+        log_z: Log Z in nats, one number or one for each datum, ``(images,)``: known, or a parameter. Else a ValueError.
         behaviour: What draws the points; by default the chain itself.
     """
 
-    log_z: Tensor
+    log_z: Tensor | float
     behaviour: Behaviour | None = None
 
     def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:

@@ -20,7 +20,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     ValueError: T must be a whole number of at least 1, not 5.0
     """
     try:
-        number = least - 1 if isinstance(value, bool) else index(value)
+        number = least - 1 if _is_bool(value) else index(value)
     except TypeError:
         number = least - 1
     if number < least:
@@ -56,9 +56,13 @@ def is_positive(value: Any) -> bool:
     (True, False, False)
     """
     try:
-        return not isinstance(value, bool) and bool(0 < value < math.inf)
+        return not _is_bool(value) and bool(0 < value < math.inf)
     except (TypeError, ValueError, RuntimeError):  # no number, or several of numpy or torch
         return False
+
+
+def _is_bool(value: Any) -> bool:  # Python's, numpy's or torch's
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
 
 
 def check_positive(config: Any, *names: str) -> None:

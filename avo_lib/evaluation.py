@@ -12,6 +12,7 @@ from torch import Tensor
 
 from avo_lib import estimate
 from avo_lib.annealing import anneal, draw_for_each
+from avo_lib.axes import check_own_draws
 from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_count, check_evaluating
 from avo_lib.estimate import Bracket, Estimate
@@ -56,8 +57,7 @@ def ais(chain: Chain, samples: int, *, generator: Noise = None) -> Annealing:
         The bound, the log weights, and the acceptance of the kernels.
 
     Raises:
-        ValueError: Before log f is called, if there are no samples, or one for one datum, which has no standard error.
-            If log f has more data than the proposal, whose draws they would share.
+        ValueError: If there are no samples, or one for one datum, which has no standard error; if data share draws.
     """
     log_w, acceptance = anneal(chain, samples, least=2, generator=generator)
     return Annealing(estimate.log_mean(log_w), log_w, acceptance)
@@ -69,17 +69,17 @@ def reverse_ais(chain: Chain, z: Tensor, *, generator: Noise = None) -> tuple[Es
     Args:
         chain: As for :func:`ais`.
         z: Exact draws of f_T, ``(samples, ..., dim)``; for a model, ``z[None]`` with the z that made x. A ValueError
-            without the axis of samples, or for one draw of one datum, which has no standard error.
+            without the axis of samples, where data share draws, or for one draw of one datum, which has no error.
         generator: Source of the noise.
 
     Returns:
         The estimate of log Z_T, an upper bound in expectation, and the log weights in nats.
     """
     with torch.no_grad():
-        axes = chain.proposal.sample((), generator=torch.Generator(z.device))[0].dim()
-        if z.dim() <= axes:
+        if z.dim() <= chain.proposal.sample((), generator=torch.Generator(z.device))[0].dim():
             raise ValueError(f"z {tuple(z.shape)} lacks the axis of samples; one draw for each datum is z[None]")
         log_w = chain.sample_reverse(z, generator=generator).log_w()
+    check_own_draws(log_w.shape, z)
     return -estimate.log_mean(-log_w), log_w
 
 

@@ -12,7 +12,7 @@ from avo_lib.chain import Chain, Gaussian
 from avo_lib.checks import check_counts, check_evaluating
 from avo_lib.kernels import HMC, tune_step_sizes
 from avo_lib.models.iterative import elbo_gradient, gaussian
-from avo_lib.numerics import log_mean_exp, log_normal
+from avo_lib.numerics import check_generator, log_mean_exp, log_normal
 from avo_lib.objectives import Model
 from avo_lib.paths import GeometricPath, LogDensity, sigmoidal_alphas
 
@@ -104,6 +104,7 @@ def measure_gaps(
         TypeError: If the proposal is not a Gaussian.
         ValueError: If there are no pilot images, or batch norm or dropout is in training mode.
     """
+    check_generator(generator)
     config, generator = config or GapConfig(), generator or torch.Generator(x.device)
     kernels = _tuned(model, pilot, config, generator)
     found = []
@@ -149,6 +150,7 @@ def measure_bracket(
         TypeError: As for :func:`measure_gaps`.
         ValueError: As for :func:`measure_gaps`, and unless there is a latent for each image.
     """
+    check_generator(generator)
     if z.shape[:1] != x.shape[:1]:
         raise ValueError(f"need a latent for each of {len(x)} images, not {tuple(z.shape)}")
     config, generator = config or GapConfig(), generator or torch.Generator(x.device)
@@ -213,7 +215,7 @@ def _start(model: Model, x: Tensor, config: GapConfig, generator: torch.Generato
         chain = model.chain(x)
         if not isinstance(chain.proposal, Gaussian):
             raise TypeError(f"gaps are measured from a Gaussian proposal, not from a {type(chain.proposal).__name__}")
-        mean, std = chain.proposal.mean, chain.proposal.std
+        mean, std = torch.broadcast_tensors(chain.proposal.mean, chain.proposal.std)
         if chain.kernels:
             z = chain.sample((config.draws,), generator=generator).z[-1]
             mean, std = z.mean(0), z.std(0, correction=0).clamp(min=LEAST_STD)

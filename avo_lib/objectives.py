@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_counts
-from avo_lib.numerics import log_mean_exp, traced
+from avo_lib.numerics import check_generator, log_mean_exp, traced
 from avo_lib.paths import AmortisedPath
 
 Source = torch.Generator | None
@@ -188,5 +188,6 @@ def toss(share: float, generator: Source) -> bool:
     """Toss one coin for a mini-batch: True with probability ``share``."""
     if traced() and share in (0, 1):  # a graph could not wait for the coin
         return bool(share)
+    check_generator(generator)
     device = "cpu" if generator is None else generator.device
     return torch.rand((), generator=generator, device=device).item() < share

@@ -43,7 +43,7 @@ def without_score(chain: Chain) -> Chain:
         ValueError: If the chain has another proposal, or kernels.
     """
     proposal: Proposal = chain.proposal
-    if chain.kernels or not isinstance(proposal, Gaussian):
+    if chain.kernels or type(proposal) is not Gaussian:  # a subclass may score its draws in another way
         raise ValueError(
             f"pathwise gradients need a Gaussian proposal and no kernels, not {type(proposal).__name__} and "
             f"{len(chain.kernels)} kernels"
@@ -69,8 +69,9 @@ class DReG:
 
     With normalised weights :math:`\tilde w_k` the proposal follows
     :math:`\sum_k \tilde w_k^2\,\partial_{z_k} \log w_k\,\partial_\phi z_k`, which is unbiased and, unlike IWAE's own
-    gradient, does not drown in noise as K grows. The model follows :math:`\sum_k \tilde w_k \nabla_\theta \log w_k`, as
-    under IWAE.
+    gradient, does not drown in noise as K grows. (Where beta is not 1, log w has the score with the factor beta, and
+    :math:`\tilde w_k^2` becomes :math:`(1 - \beta) \tilde w_k + \beta \tilde w_k^2`.) The model follows
+    :math:`\sum_k \tilde w_k \nabla_\theta \log w_k`, as under IWAE.
 
     Attributes:
         samples: Number K of weights, at least 1, or a ValueError.
@@ -93,6 +94,6 @@ def _doubly(trajectory: Trajectory, beta: float) -> Tensor:
     log_w, (z,) = trajectory.log_w(beta), trajectory.z
     weight = log_w.detach().softmax(0)
     if z.requires_grad:  # on its way to the proposal the gradient is weighed a second time
-        z.register_hook(lambda gradient: weight[..., None] * gradient)
-    surrogate = (weight * log_w).sum(0)
+        z.register_hook(lambda gradient: (1 - beta + beta * weight)[..., None] * gradient)
+    surrogate = (weight * log_w.masked_fill(weight == 0, 0.0)).sum(0)  # zero times minus infinity is not a number
     return log_mean_exp(log_w).detach() + surrogate - surrogate.detach()

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from avo_lib.axes import check_axes
-from avo_lib.numerics import LOG_2PI, Noise, log_normal, standard_normal, sum_last
+from avo_lib.numerics import LOG_2PI, Noise, check_generator, log_normal, standard_normal, sum_last
+
+_SEEDED = Lock()  # a draw that seeds the global stream, which all threads share, is alone with it
 
 
 class Proposal(Protocol):
@@ -98,7 +101,8 @@ class Drawn:
         one = self.distribution
         draw = one.rsample if getattr(one, "has_rsample", hasattr(one, "rsample")) else one.sample
         first = generator[0] if isinstance(generator, Sequence) else generator
-        with torch.random.fork_rng(devices=[], enabled=first is not None):
+        check_generator(first)
+        with _SEEDED, torch.random.fork_rng(devices=[], enabled=first is not None):
             if first is not None:
                 torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=first, device=first.device)))
             z: Tensor = draw(torch.Size(shape))

@@ -17,7 +17,7 @@ from avo_lib.balance import (
     weigh,
 )
 from avo_lib.chain import Chain, Gaussian
-from avo_lib.kernels import HMC, GatedKernel, Householder
+from avo_lib.kernels import HMC, GatedKernel, Householder, Langevin
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import AVO
@@ -352,3 +352,18 @@ T_ZERO = Held(
 def test_a_kernel_without_densities_is_refused(kernel):
     with pytest.raises(TypeError, match="no log_ratio"):
         weigh(one_kernel(kernel), [torch.zeros(4, 1), torch.zeros(4, 1)])
+
+
+def test_points_of_another_size_are_refused_and_a_constant_may_be_a_number():
+    density = lambda z: log_normal(z, 0.0, 1.0)  # noqa: E731
+    base = Gaussian(torch.zeros(2), torch.ones(2))
+    path = GeometricPath(density, density, linear_alphas(1))
+    with pytest.raises(ValueError):
+        weigh(Chain(base, [Langevin(0.1)], path), [torch.zeros(3, 2), torch.zeros(3, 1)])
+    chain = Chain(base, [GatedKernel(2, 4)], path)
+    model = type("Model", (), {"chain": lambda self, x: chain})()
+    number, tensor = (
+        TrajectoryBalance(log_z)(model, torch.zeros(1), generator=torch.Generator().manual_seed(1))
+        for log_z in (0.5, torch.tensor(0.5))
+    )
+    torch.testing.assert_close(number, tensor)

@@ -14,6 +14,7 @@ import torch
 
 import avo_lib
 from avo_lib.balance import LogVariance, Widened
+from avo_lib.checks import check_count, is_positive
 from avo_lib.controls import NoisyEncoder, RestingEncoder
 from avo_lib.experiments.benchmark import BenchmarkConfig
 from avo_lib.experiments.dynamics import DynamicsConfig
@@ -102,3 +103,10 @@ def test_what_counts_nothing_is_refused(config, name):
 def test_an_experiment_without_data_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change.values()))):
         dataclasses.replace(find("report", "vae"), **change)
+
+
+@pytest.mark.parametrize("value", [True, np.True_, torch.tensor(True)])
+def test_a_truth_value_is_no_number(value):
+    with pytest.raises(ValueError, match="whole number"):
+        check_count("T", value)
+    assert not is_positive(value)

@@ -172,6 +172,19 @@ def test_every_name_is_checked_before_the_first_is_worked_on(arguments, message,
     assert (status, out) == (1, "") and error.startswith(f"error: {message}") and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", [["gaps", "--seeds", "0"], ["referee"]])
+def test_missing_weights_are_told_before_the_first_are_judged(command, call, tmp_path, monkeypatch):
+    def load(experiment, method, seed=0, **_):
+        if method == "hvi":
+            raise FileNotFoundError("no weights of hvi")
+
+    monkeypatch.setattr(commands.campaign, "load_model", load)
+    monkeypatch.setattr(commands, "judge", None)  # were it called, a TypeError
+    monkeypatch.setattr(commands, "inference_gaps", None)
+    arguments = [*command, "--experiment", "miniature", "--methods", "vae", "hvi", "--results", str(tmp_path)]
+    assert call(*arguments) == (1, "", "error: no weights of hvi")
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_without_the_letters_gets_question_marks(encoding, tmp_path):
     """The table has a minus sign, which the encodings of many locales lack."""

@@ -302,3 +302,11 @@ def test_a_model_that_still_trains_is_not_judged(layer, judge):
     with pytest.raises(ValueError, match=r"model\.eval\(\)"):
         judge(model.train(), x)
     judge(model.eval(), x)
+
+
+def test_backwards_too_data_may_not_share_draws(generator):
+    base = Gaussian(torch.zeros(5, 1), torch.ones(5, 1))
+    shared = lambda z: log_normal(z, 0.5, 0.8).expand(*z.shape[:-2], 5)  # noqa: E731
+    chain = Chain(base, [], GeometricPath(base.log_prob, shared, linear_alphas(0)))
+    with pytest.raises(ValueError, match="would share the draws"):
+        reverse_ais(chain, torch.randn(10, 1, 1, generator=generator))

@@ -408,3 +408,13 @@ def test_a_vae_with_flows_trains_its_encoder_or_leaves_it(objective, generator):
     reached = model.encoder[0].weight.grad is not None
     assert reached == isinstance(objective, ELBO)
     assert all(p.grad.abs().sum() > 0 for name, p in model.kernels.named_parameters() if "bias" not in name)
+
+
+@pytest.mark.parametrize("make", [lambda t: t, lambda t: torch.distributions.ComposeTransform([t])])
+def test_a_point_that_the_flow_cannot_reach_comes_from_nowhere(make):
+    """Torch's inverse of a sigmoid clamps in place of failing."""
+    flow = Flow(make(torch.distributions.SigmoidTransform()))
+    z, _ = flow.reverse(torch.tensor([[0.9], [0.001]]), None, None)
+    torch.testing.assert_close(z.sigmoid(), torch.tensor([[0.9], [0.001]]))
+    with pytest.raises(FloatingPointError, match="does not reach"):
+        flow.reverse(torch.tensor([[0.5], [5.0]]), None, None)

@@ -171,3 +171,20 @@ def test_a_bracket_needs_a_latent_for_each_image_and_gaps_a_pilot(model, x):
         measure_bracket(model, x, torch.zeros(2), x[:3], CONFIG)
     with pytest.raises(ValueError, match="pilot"):
         measure_gaps(model, x, x[:0], CONFIG)
+
+
+def test_one_deviation_for_all_data_and_no_seed_for_a_generator(model, x):
+    class Shared(Linear):
+        def chain(self, x):
+            chain = super().chain(x)
+            return replace(chain, proposal=Gaussian(chain.proposal.mean, chain.proposal.std[0]))
+
+    tiny = GapConfig(draws=10, steps=5, samples=2, chains=2, T=3)
+    one, each = (measure_gaps(m, x, x[:4], tiny) for m in (Shared(model.weight), model))
+    torch.testing.assert_close(one.log_p, each.log_p)
+    for measure in (
+        lambda: measure_gaps(model, x, x, tiny, generator=0),
+        lambda: measure_bracket(model, x, x[:, :2], x, tiny, generator=0),
+    ):
+        with pytest.raises(TypeError, match="0 is a seed"):
+            measure()

@@ -197,3 +197,8 @@ def test_a_covariance_of_other_data_is_refused(shape):
         LinearVAE(torch.ones(3, 1), 1.0).elbo(torch.ones(shape))
     with pytest.raises(ValueError, match=r"\(\.\.\., 3\)"):
         log_marginal(torch.ones(3, 1), torch.tensor(1.0), torch.ones(shape))
+
+
+def test_a_negative_eigenvalue_is_no_variance():
+    with pytest.raises(ValueError, match="no negative eigenvalue"):
+        ppca(torch.tensor([5.0, 3.0, -1.0]), 1)

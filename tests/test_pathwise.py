@@ -84,3 +84,52 @@ def test_other_chains_are_refused(make):
     path = AmortisedPath(log_normal, log_normal, log_normal, linear_alphas(len(kernels)))
     with pytest.raises(ValueError, match="need a Gaussian proposal and no kernels"):
         without_score(Chain(proposal, kernels, path))
+
+
+@pytest.mark.parametrize("beta", [0.2, 0.5, 2.0])
+def test_the_gradient_is_that_of_the_bound_with_any_beta(beta, generator):
+    """A z-test of 5 σ whose power is stated: the factor of beta = 1 alone would be far outside."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean = torch.nn.Parameter(torch.zeros(1))
+
+        def chain(self, x):
+            like = lambda z: log_normal(x, z, 0.5)  # noqa: E731
+            mean = self.mean.expand(len(x), 1)
+            path = AmortisedPath(log_normal, like, like, linear_alphas(0))
+            return Chain(Gaussian(mean, torch.ones_like(mean)), [], path)
+
+    model, x = Model(), torch.ones(500, 1)
+    slopes = {
+        name: torch.stack(
+            [
+                torch.autograd.grad(objective(model, x, beta=at, generator=generator).mean(), model.mean)[0]
+                for _ in range(40)
+            ]
+        ).flatten()
+        for name, objective, at in (("iwae", IWAE(5), beta), ("dreg", DReG(5), beta), ("beta 1", DReG(5), 1.0))
+    }
+    error = (slopes["iwae"].var() / 40 + slopes["dreg"].var() / 40).sqrt()
+    assert (slopes["iwae"].mean() - slopes["dreg"].mean()).abs() < 5 * error
+    assert (slopes["iwae"].mean() - slopes["beta 1"].mean()).abs() > 10 * error
+
+
+def test_a_weight_of_zero_spoils_no_bound(generator):
+    like = lambda z: torch.where(z[..., 0] > 0, log_normal(torch.ones(4, 1), z, 0.5), -torch.inf)  # noqa: E731
+    path = AmortisedPath(log_normal, like, like, linear_alphas(0))
+    mean = torch.full((4, 1), 0.5, requires_grad=True)
+    model = type("Model", (), {"chain": lambda self, x: Chain(Gaussian(mean, torch.ones(4, 1)), [], path)})()
+    bounds = [one(model, torch.ones(4, 1), generator=torch.Generator().manual_seed(4)) for one in (IWAE(9), DReG(9))]
+    torch.testing.assert_close(*bounds)
+    assert torch.autograd.grad(bounds[1].sum(), mean)[0].isfinite().all()
+
+
+def test_a_proposal_that_scores_its_draws_otherwise_is_refused():
+    class Wide(Gaussian):
+        pass
+
+    path = AmortisedPath(log_normal, log_normal, log_normal, linear_alphas(0))
+    with pytest.raises(ValueError, match="need a Gaussian proposal and no kernels, not Wide"):
+        without_score(Chain(Wide(torch.zeros(2), torch.ones(2)), [], path))

@@ -145,7 +145,8 @@ def run(config: BenchmarkConfig, folder: Path | str = RESULTS, *, seed: int = 0)
         FloatingPointError: If the objective or a number in the result is not finite.
     """
     kinds = {"gradients": float, "values": float, "seeds.*.error": float}
-    return once(benchmark_file(config, folder), asdict(config), lambda: (measure(config, seed=seed), {}), kinds)
+    settings = asdict(config) | ({"seed": seed} if seed else {})
+    return once(benchmark_file(config, folder), settings, lambda: (measure(config, seed=seed), {}), kinds)
 
 
 def benchmark_file(config: BenchmarkConfig, folder: Path | str = RESULTS) -> Path:

@@ -11,7 +11,7 @@ import tyro
 from avo_lib.experiments import campaign
 from avo_lib.experiments.inference import gaps_file, inference_gaps
 from avo_lib.experiments.protocols import EXPERIMENTS, find
-from avo_lib.experiments.referee import RefereeConfig
+from avo_lib.experiments.referee import RefereeConfig, referee_file
 from avo_lib.experiments.referee import referee as judge
 from avo_lib.experiments.results import RESULTS, load_results, table
 from avo_lib.gaps import GapConfig
@@ -119,7 +119,11 @@ def referee(
         threads: Number of torch threads.
     """
     prepare(threads, device)
-    for method in _known(experiment, methods):
+    asked = _known(experiment, methods)
+    for method in asked:
+        if not referee_file(experiment, method, seed, results).is_file():
+            campaign.load_model(experiment, method, seed, results=results)
+    for method in asked:
         verdict = judge(experiment, method, seed, config, results=results, device=device)
         test = verdict["test"]
         print(
@@ -155,8 +159,10 @@ def gaps(
     prepare(threads, device)
     sizes = {"images": images, "simulated": simulated}
     asked = list(product(_known(experiment, methods), seeds))
-    for method, seed in asked:
-        gaps_file(experiment, method, seed, results)  # or an impossible seed would be refused after hours of work
+    files = [gaps_file(experiment, method, seed, results) for method, seed in asked]
+    for (method, seed), file in zip(asked, files, strict=True):
+        if not file.is_file():  # missing weights would be told after hours of work, as an impossible seed would
+            campaign.load_model(experiment, method, seed, results=results)
     for method, seed in asked:
         found = inference_gaps(experiment, method, seed, config, **sizes, results=results, device=device)
         for part in ("train", "test"):

@@ -74,6 +74,8 @@ class Flow(nn.Module):
             if not getattr(there, "bijective", True):
                 raise NotImplementedError
             z_prev, log_det = self._moved(there.inv, self._grown(z, context), f"the inverse of {type(there).__name__}")
+            if not traced() and not bool(((there(z_prev) - z).abs() <= 1e-2 * (1 + z.abs())).all()):
+                raise FloatingPointError(f"{type(there).__name__} does not reach all of these points")
         except (AttributeError, NotImplementedError) as error:
             raise ValueError(
                 f"{type(there).__name__} has no inverse: a chain can be drawn with it, not reversed"

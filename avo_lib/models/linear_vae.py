@@ -42,7 +42,8 @@ def ppca(covariance: Tensor, dim: int, noise_var: Tensor | float | None = None) 
         noise_var: σ² held fixed; by default its maximum-likelihood value, the mean of the unused eigenvalues.
 
     Raises:
-        ValueError: If there are too many latents, σ² is not positive, or S is not finite and symmetric.
+        ValueError: If there are too many latents, σ² is not positive, or S is not finite and symmetric, or
+            has a negative eigenvalue.
 
     >>> best = ppca(torch.tensor([5.0, 2.0, 1.0]), 1)
     >>> best.noise_var.item(), round(best.weight.square().sum().item(), 4)
@@ -55,6 +56,8 @@ def ppca(covariance: Tensor, dim: int, noise_var: Tensor | float | None = None) 
         raise ValueError("need a covariance (data_dim, data_dim) that is finite and symmetric, or its diagonal")
     values, vectors = torch.linalg.eigh(full)
     values, vectors = values.flip(0), vectors.flip(1)
+    if values[-1] < -1e-4 * values[0].abs():
+        raise ValueError(f"a covariance has no negative eigenvalue, such as {values[-1].item():.3g}")
     held = values[dim:].mean() if noise_var is None else noise_var
     variance = torch.as_tensor(held, dtype=values.dtype, device=values.device)
     if not variance > 0:

@@ -64,7 +64,7 @@ class RingConfig:
             raise ValueError(f"need a method of {METHODS}, not {self.method!r}")
         check_counts(self, "seeds", "T", "samples", "hidden", "batch", "updates")
         check_positive(self, "lr")
-        if len(self.stds) == 0 or not all(0 < std < math.inf for std in self.stds):
+        if not isinstance(self.stds, Sequence) or not self.stds or not all(0 < std < math.inf for std in self.stds):
             raise ValueError(f"stds must be positive and finite, and one at least, not {self.stds}")
 
     @property
