@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock
+from threading import RLock
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from avo_lib.axes import check_axes
 from avo_lib.numerics import LOG_2PI, Noise, check_generator, log_normal, standard_normal, sum_last
 
-_SEEDED = Lock()  # a draw that seeds the global stream, which all threads share, is alone with it
+_SEEDED = RLock()  # a draw that seeds the global stream, which all threads share, is alone with it
 
 
 class Proposal(Protocol):
