@@ -185,3 +185,9 @@ def test_what_does_not_exist_is_refused():
         measure(replace(SMALL, budget=100))
     with pytest.raises(ValueError, match="budget"):
         measure(replace(SMALL, method="AIS", budget=100))
+
+
+def test_another_seed_is_another_result(tmp_path):
+    run(SMALL, tmp_path)
+    with pytest.raises(ValueError):
+        run(SMALL, tmp_path, seed=1)

@@ -320,3 +320,8 @@ def test_a_certain_coin_is_tossed_all_the_same(monkeypatch):
     before = generator.get_state()
     assert toss(1.0, generator) is True and toss(0.0, generator) is False
     assert torch.equal(generator.get_state(), before)
+
+
+def test_a_coin_takes_no_seed_for_a_generator():
+    with pytest.raises(TypeError, match="0 is a seed"):
+        toss(0.5, 0)

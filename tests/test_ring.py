@@ -217,3 +217,8 @@ def test_what_cannot_be_trained_is_refused():
     for stds in ((), (0.1, 0.0), (0.1, math.nan)):
         with pytest.raises(ValueError, match="stds must be positive"):
             dataclasses.replace(SMALL, stds=stds)
+
+
+def test_a_single_deviation_is_no_list_of_them():
+    with pytest.raises(ValueError, match="stds must be positive"):
+        RingConfig("avo", stds=0.1)
