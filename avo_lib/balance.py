@@ -190,8 +190,8 @@ class DetailedBalance:
     def __call__(self, model: Model, x: Tensor, *, beta: float = 1.0, generator: Source = None) -> Tensor:
         """Draws of the objective in nats², one for each datum; see :class:`avo_lib.objectives.Objective`."""
         chain = model.chain(x)
-        if len(self.increments) != len(chain.kernels) or not chain.kernels:
-            raise ValueError(f"{len(chain.kernels)} kernels need as many increments (>= 1), not {len(self.increments)}")
+        if (given := torch.as_tensor(self.increments).shape)[:1] != (T := len(chain.kernels),) or T == 0:
+            raise ValueError(f"{T} kernels need as many increments (>= 1), not an array of shape {tuple(given)}")
         if chain.context is not None:
             chain = replace(chain, context=chain.context.detach())
         log_v = _weighed(self.behaviour, chain, (), generator).log_v(beta)

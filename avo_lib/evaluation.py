@@ -18,6 +18,7 @@ from avo_lib.checks import check_count, check_evaluating
 from avo_lib.estimate import Bracket, Estimate
 from avo_lib.numerics import Noise, check_generator, effective_sample_size, log_mean_exp
 from avo_lib.objectives import Model
+from avo_lib.paths import AmortisedPath
 
 BLOCK = 100
 """Number of samples that share one generator; part of the definition of a result, so not an option."""
@@ -197,17 +198,14 @@ def log_likelihood(
     parts: list[tuple[Tensor, ...]] = []
     counts = [k for k in (*curve, samples) if k <= samples]
     with torch.no_grad():
-        for first in range(0, len(x), images):
-            chain = model.chain(x[first : first + images])
-            ids = range(first, min(first + images, len(x)))
-            log_w = torch.cat(
-                [
-                    draw_for_each(
-                        chain, (size,), len(ids), generator=[_generator(seed, i, j, x.device) for i in ids]
-                    ).log_w()
-                    for j, size in enumerate(sizes)
-                ]
-            ).double()
+        for ids in torch.arange(len(x)).split(images):
+            chain = model.chain(x[ids])
+            noise = [[_generator(seed, i, j, x.device) for i in ids.tolist()] for j in range(len(sizes))]
+            blocks = [
+                draw_for_each(chain, (size,), len(ids), generator=one).log_w()
+                for size, one in zip(sizes, noise, strict=True)
+            ]
+            log_w = torch.cat(blocks).double()
             nll = torch.stack([-_group_log_mean(log_w, k) for k in counts])
             parts.append((log_mean_exp(log_w), log_w.mean(0), effective_sample_size(log_w), nll.T))
     log_p, elbo, ess, nll = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
@@ -235,16 +233,18 @@ def average_bound(
         generator: Source of the noise.
 
     Returns:
-        The ELBO, and E log p(x|z_T) − ELBO, both in nats. The latter is NaN where the path is that of an energy, such
-        as a :class:`GeometricPath <avo_lib.paths.GeometricPath>`: beta = 0 does not take the prior out of its log f_T.
+        The ELBO, and E log p(x|z_T) − ELBO, both in nats. The latter is NaN where beta does not act on log f_T, and so
+        takes no prior out of it, as in a :class:`GeometricPath <avo_lib.paths.GeometricPath>`.
     """
     check_evaluating(model)
     estimate.check_enough(len(x), "images")
     with torch.no_grad():
         parts = x.split(check_count("rows", rows))
         draws = [draw_for_each(model.chain(part), (), len(part), generator=generator) for part in parts]
-        log_w = torch.cat([draw.log_w() for draw in draws])
-        log_likelihood_part = torch.cat([draw.log_w(beta=0.0) for draw in draws])
-    bound, path = estimate.mean(log_w, "lower"), draws[0].path
-    energy = hasattr(getattr(path, "path", path), "log_fT")  # the path itself, or that of the positions
-    return bound, math.nan if energy else log_likelihood_part.mean().item() - bound.value
+        log_w, likelihood = (torch.cat([draw.log_w(beta) for draw in draws]) for beta in (1.0, 0.0))
+        bound, path, z = estimate.mean(log_w, "lower"), draws[0].path, draws[0].z[-1]
+        if hasattr(path, "path"):  # the path of the positions, beside momenta
+            path, z = path.path, z.chunk(2, -1)[0]
+        without, whole = (path.log_density(len(path.alphas) - 1, z, beta) for beta in (0.0, 1.0))
+        prior_acts = isinstance(path, AmortisedPath) or not torch.equal(without, whole)
+    return bound, likelihood.mean().item() - bound.value if prior_acts else math.nan

@@ -81,6 +81,7 @@ def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) ->
     an :class:`AmortisedPath <avo_lib.paths.AmortisedPath>` gets the ELBO's gradient, if no kernel uses log f. On a
     :class:`GeometricPath <avo_lib.paths.GeometricPath>` what its two densities learn comes from every target: where f_0
     is a proposal that learns, give the path a copy that does not, ``Gaussian(mean.detach(), std.detach()).log_prob``.
+    Where a target before the last vanishes, the value is NaN: they must be positive wherever the chain may go.
 
     Args:
         trajectory: A trajectory drawn with ``detach=True`` from a chain with at least one kernel; with ``detach=2`` the

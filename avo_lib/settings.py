@@ -6,7 +6,6 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from inspect import signature
@@ -48,14 +47,27 @@ def settings(value: Any) -> dict[str, Any]:
         return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
     if isinstance(value, MethodType):
         return {"self": value.__self__}
-    if not isinstance(value, FunctionType):  # what it was made with, not what it has counted or kept since
-        kept = getattr(value, "__dict__", {})
-        with suppress(ValueError):  # types written in C do not tell their arguments
-            kept = {name: kept[name] for name in signature(type(value)).parameters if name in kept}
-        return kept
+    if not isinstance(value, FunctionType):
+        return _made_with(value)
     closed = {"closure": [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]}
     given = {"arguments": value.__defaults__, "keywords": value.__kwdefaults__}
     return vars(value) | {name: one for name, one in (given | closed).items() if one}
+
+
+def _made_with(value: Any) -> dict[str, Any]:
+    """Its constructor's arguments, not what it has counted or kept since; all that it holds, if one cannot be found."""
+    slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
+    names = [name for one in slots for name in ([one] if isinstance(one, str) else one)]
+    held = {name: getattr(value, name) for name in names if name[:2] != "__" and hasattr(value, name)} | getattr(
+        value, "__dict__", {}
+    )
+    try:
+        given = signature(type(value)).parameters
+    except ValueError:  # types written in C do not tell their arguments
+        return held
+    under = {name: name if name in held else f"_{name}" for name in given}  # a private name is as good
+    told = {name: held[kept] for name, kept in under.items() if kept in held}
+    return told if len(told) == len(given) or isinstance(value, nn.Module) else held
 
 
 def settings_of_parts(model: nn.Module, besides: Sequence[Any] = ()) -> dict[str, str]:

@@ -25,7 +25,7 @@ from avo_lib.files import write_atomically
 from avo_lib.objectives import ELBO, Objective, avo, elbo, iwae
 from avo_lib.schedules import BetaSchedule, Constant
 from avo_lib.settings import by_value, plainly, settings, settled, storable
-from avo_lib.trial import check_learnable, draws, try_chain
+from avo_lib.trial import check_learnable, check_registered, draws, try_chain
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def fit(
     Raises:
         FloatingPointError: If the objective or a validation bound is not finite; the last checkpoint stays.
         ValueError: If the seed is out of range, there are too few images, the model refuses them or shares the draws of
-            one proposal among them, a kernel is not registered with it, the folder holds a run with another
+            one proposal among them, a part of its chain is not registered with it, the folder holds a run with another
             configuration or other data, a last batch of one image meets batch norm, nothing can learn, or the
             objective is not one value with a gradient for each image.
         TypeError: If the model has no ``chain`` that gives a :class:`Chain <avo_lib.chain.Chain>`.
@@ -149,7 +149,9 @@ def _fit(
     place: torch.device,
     checkpoint_seconds: float,
 ) -> Progress:
-    try_chain(model.to(place), data.valid[:1].to(place))
+    first = data.valid[:1].to(place)
+    try_chain(model.to(place), first)
+    check_registered(model, first)
     check_learnable(model, len(data.train), config.batch_size)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     generator = torch.Generator(place).manual_seed(seed)

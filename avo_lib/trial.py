@@ -21,8 +21,7 @@ def try_chain(model: nn.Module, x: Tensor) -> None:
 
     Raises:
         TypeError: If the model has no ``chain``, or one that gives something else.
-        ValueError: If a part of the chain could learn, but is not registered with the model, or the proposal has no row
-            for each datum.
+        ValueError: If the proposal has no row for each datum.
     """
     if not callable(getattr(model, "chain", None)):
         raise TypeError(f"only a model with chain(x) can be trained, not {type(model).__name__}")
@@ -30,32 +29,57 @@ def try_chain(model: nn.Module, x: Tensor) -> None:
         chain = model.eval().chain(x)  # type: ignore[operator]
     if not isinstance(chain, Chain):
         raise TypeError(f"chain(x) must give an avo_lib.Chain, not {type(chain).__name__}")
-    check_registered(model, chain)
     with torch.no_grad():
         z, _ = chain.proposal.sample((), generator=torch.Generator(x.device))
     check_own_draws(x.shape[:1], z)
 
 
-def check_registered(model: nn.Module, chain: Chain) -> None:
-    """Refuse parts of a chain that could learn, but that the model does not know: no optimiser would reach them.
+def check_registered(model: nn.Module, x: Tensor) -> None:
+    """Refuse what a gradient of the chain reaches, but no optimiser of the model's parameters.
 
     Args:
         model: What is to be trained.
-        chain: A chain of the model.
+        x: Some of the data ``(images, ...)``.
 
     Raises:
-        ValueError: If a kernel, the proposal or the path is or holds a module or parameter that is not the model's.
+        ValueError: If the proposal, the path or a kernel takes its values from a tensor that could learn and is no
+            parameter of the model.
     """
     known = {id(parameter) for parameter in model.parameters()}
-    parts = {f"kernel {t}": kernel for t, kernel in enumerate(chain.kernels, start=1)}
-    for name, part in ({"the proposal": chain.proposal, "the path": chain.path} | parts).items():
-        for held in (part, *getattr(part, "__dict__", {}).values()):
-            learns = held.parameters() if isinstance(held, nn.Module) else [held] if isinstance(held, Tensor) else []
-            if any(one.is_leaf and one.requires_grad and id(one) not in known for one in learns):
-                raise ValueError(
-                    f"{name} is not registered with the model, so it would neither learn nor be saved: make it an "
-                    "attribute of the model, and keep kernels in torch.nn.ModuleList"
-                )
+    once, again = _sources(model, x), _sources(model, x)
+    for name, found in once.items():
+        if found.keys() & again[name].keys() - known:  # leaves that chain(x) makes for itself are new every time
+            raise ValueError(
+                f"{name} is not registered with the model, so it would neither learn nor be saved: make it an "
+                "attribute of the model, keep kernels in torch.nn.ModuleList, and freeze what should not learn"
+            )
+
+
+def _sources(model: nn.Module, x: Tensor) -> dict[str, dict[int, Tensor]]:
+    """For each part of a chain, the tensors to which its gradient leads."""
+    generator = torch.Generator(x.device).manual_seed(0)
+    with torch.enable_grad():
+        chain: Chain = model.chain(x)  # type: ignore[operator]
+        z, log_q = chain.proposal.sample((), generator=generator)
+        found = {"the proposal": _leaves(z, log_q)}
+        z = z.detach()
+        targets = range(len(chain.kernels) + 1)
+        found["the path"] = _leaves(*(chain.path.log_density(t, z) for t in targets))
+        for t, kernel in enumerate(chain.kernels, start=1):
+            z, log_ratio = kernel.forward(z, chain.target(t), chain.context, generator=generator)
+            found[f"kernel {t}"] = _leaves(z, log_ratio)
+            z = z.detach()
+    return found
+
+
+def _leaves(*values: Tensor) -> dict[int, Tensor]:
+    """The tensors that values are computed from and that could learn, by their identity."""
+    seen, ahead = set(), [(1 * value).grad_fn for value in values]  # a leaf itself has no grad_fn
+    while ahead:
+        if (node := ahead.pop()) is not None and node not in seen:
+            seen.add(node)
+            ahead += [before for before, _ in node.next_functions]
+    return {id(one): one for node in seen if (one := getattr(node, "variable", None)) is not None}
 
 
 def check_learnable(model: nn.Module, images: int, batch_size: int) -> None:

@@ -334,6 +334,7 @@ def two_kernels() -> Chain:
         (lambda: log_variance(torch.zeros(1, 4)), "two weights"),
         (lambda: weigh(two_kernels(), [torch.zeros(5, 2)]), "3 points"),
         (lambda: DetailedBalance(torch.zeros(3))(Held(two_kernels()), torch.zeros(())), "as many increments"),
+        (lambda: DetailedBalance(torch.zeros(()))(Held(two_kernels()), torch.zeros(())), "as many increments"),
         (lambda: TrajectoryBalance(torch.zeros(4), Grid((torch.zeros(5, 1),)))(T_ZERO, torch.zeros(())), "do not lead"),
         (lambda: TrajectoryBalance(torch.zeros(5, 1), Grid((torch.zeros(5, 1),)))(T_ZERO, torch.zeros(())), "lead"),
     ],

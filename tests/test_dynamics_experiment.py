@@ -117,6 +117,13 @@ def test_seeds_are_independent():
         assert all(bool((one.grad[0] == 0).all() and (one.grad[1] == 1e-3).all()) for one in parameters)
 
 
+def test_a_number_for_each_seed_is_shortened_too():
+    one = torch.nn.Parameter(torch.zeros(2))
+    one.grad = torch.tensor([1e6, 1e-3])
+    ascent.shorten_by_seed([one])
+    torch.testing.assert_close(one.grad, torch.tensor([ascent.LONGEST_GRADIENT, 1e-3]))
+
+
 def test_a_finished_fit_is_read_and_its_chain_comes_back(tmp_path, monkeypatch):
     monkeypatch.setattr(dynamics, "DRAWN", 4)
     torch.set_default_dtype(torch.float32)

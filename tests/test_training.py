@@ -15,20 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributions import AffineTransform, Independent, Normal
 
 from avo_lib import training
 from avo_lib.balance import LogVariance, TrajectoryBalance, Widened
-from avo_lib.chain import Chain, Gaussian
+from avo_lib.chain import Chain, Drawn, Gaussian
 from avo_lib.data import Dataset, digest
 from avo_lib.estimate import Estimate
 from avo_lib.files import SEAL, seal
-from avo_lib.kernels import GatedKernel
+from avo_lib.kernels import Flow, GatedKernel
 from avo_lib.models import VAE, VAEConfig
 from avo_lib.numerics import log_normal
 from avo_lib.objectives import AVO, ELBO, IWAE
-from avo_lib.paths import AmortisedPath, linear_alphas
+from avo_lib.paths import AmortisedPath, GeometricPath, linear_alphas
 from avo_lib.schedules import Constant, Cyclical, WarmUp
-from avo_lib.settings import by_value, settings_of_parts
+from avo_lib.settings import by_value, settings, settings_of_parts
 from avo_lib.training import TrainConfig, fit
 
 MODEL = VAEConfig(pixels=12, hidden=(10, 8), latent=3, T=2, kernel_hidden=5)  # with batch norm
@@ -764,7 +765,7 @@ def test_a_checkpoint_of_other_networks_is_refused(decoder, tmp_path):
     config = dataclasses.replace(OBJECTIVES["elbo"], epochs=1)
     fit(VAE(MODEL, decoder=own), tiny_data(), config, device="cpu", folder=str(tmp_path))
     with pytest.raises(ValueError, match=r"another configuration \(layers of the model was"):
-        fit(VAE(MODEL, decoder=decoder), tiny_data(), config, device="cpu", folder=tmp_path)
+        fit(VAE(MODEL, decoder=decoder.double()), tiny_data(), config, device="cpu", folder=tmp_path)
 
 
 class Widths(torch.nn.Module):
@@ -871,10 +872,57 @@ def test_a_kernel_that_is_not_registered_is_refused(wrap, tmp_path):
 
 
 def test_a_proposal_that_is_not_registered_is_refused():
-    model, x, mean = Shift(), torch.zeros(4, 1), torch.nn.Parameter(torch.zeros(4, 1))
-    model.chain = lambda x: dataclasses.replace(Shift.chain(model, x), proposal=Gaussian(mean, torch.ones(4, 1)))
+    model, x, mean = Shift(), torch.zeros(4, 1), torch.nn.Parameter(torch.zeros(1))
+    model.chain = lambda x: dataclasses.replace(
+        Shift.chain(model, x), proposal=Gaussian(mean.expand(len(x), 1), torch.ones(len(x), 1))
+    )
     with pytest.raises(ValueError, match="the proposal is not registered with the model"):
         fit(model, Dataset(x, x), TrainConfig(epochs=1), device="cpu")
+
+
+class Apart(Shift):
+    """A model with a tensor of its own, or one that is not its own, in a part of the chain."""
+
+    def __init__(self, kind, own=False):
+        super().__init__()
+        tensor = torch.nn.Parameter(torch.zeros(1))
+        self.kind, self.apart = kind, tensor if own else [tensor]
+
+    def chain(self, x):
+        one, apart = super().chain(x), self.apart[0]
+        proposal, kernels, last = one.proposal, [], one.path.log_likelihood
+        if self.kind == "the proposal":
+            proposal = Drawn(Independent(Normal(proposal.mean, apart.exp().expand_as(x)), 1))
+        elif self.kind == "the path":
+            last = lambda z: log_normal(x, z + apart)  # noqa: E731
+        else:
+            kernels = [Flow(AffineTransform(apart, torch.ones(1)))]
+        return Chain(proposal, kernels, GeometricPath(log_normal, last, linear_alphas(len(kernels))))
+
+
+@pytest.mark.parametrize("name", ["the proposal", "the path", "kernel 1"])
+def test_what_a_gradient_reaches_is_the_model_s(name):
+    """However deep it lies: in a distribution, in a closure, in a transform."""
+    x, config = torch.zeros(4, 1), TrainConfig(epochs=1)
+    with pytest.raises(ValueError, match=f"{name} is not registered with the model"):
+        fit(Apart(name), Dataset(x, x), config, device="cpu")
+    frozen, own = Apart(name), Apart(name, own=True)
+    frozen.apart[0].requires_grad_(False)
+    for model in (frozen, own):
+        fit(model, Dataset(x, x), config, device="cpu")
+    assert own.apart != 0 == frozen.apart[0]
+
+
+class Fresh(Shift):
+    def chain(self, x):
+        one = super().chain(x)
+        noise = torch.zeros_like(x, requires_grad=True)  # a leaf of this call alone, as of an inner optimisation
+        return dataclasses.replace(one, proposal=Gaussian(one.proposal.mean + noise, one.proposal.std))
+
+
+def test_a_leaf_that_the_chain_makes_anew_is_no_part_of_the_model():
+    x = torch.zeros(4, 1)
+    fit(Fresh(), Dataset(x, x), TrainConfig(epochs=1), device="cpu")
 
 
 class Balanced(Shift):
@@ -1090,16 +1138,6 @@ def test_what_an_objective_has_counted_is_no_setting():
     assert by_value(objective) == before != by_value(Baseline(3.0))
 
 
-def test_methods_and_decorated_objectives_tell_what_they_were_made_with():
-    assert by_value(Baseline(1.0).loss) != by_value(Baseline(2.0).loss)
-    assert by_value(weighted(1.0)(Baseline(1.0).loss)) != by_value(weighted(2.0)(Baseline(1.0).loss))
-
-
-def test_a_large_array_is_told_by_its_digest():
-    large = np.zeros((1000, 100))
-    assert len(by_value(large)) < 100 and by_value(large) != by_value(large + 1)
-
-
 class Slotted:
     __slots__ = ("weight",)
 
@@ -1108,6 +1146,45 @@ class Slotted:
 
     def __call__(self, *args, **kwargs):
         return self.weight * ELBO()(*args, **kwargs)
+
+
+class Private:
+    def __init__(self, weight):
+        self._weight = weight
+        self.seen = 0
+
+
+class Renamed:
+    def __init__(self, weight):
+        self.scale = weight
+
+
+class Anything:
+    def __init__(self, **options):
+        self.options = options
+
+
+@pytest.mark.parametrize("kind", [Private, Renamed, Anything, Slotted])
+def test_a_setting_is_told_wherever_its_object_keeps_it(kind):
+    """Else a finished result, or a checkpoint, of another setting would be taken for this one."""
+    assert by_value(kind(weight=0.5)) == by_value(kind(weight=0.5)) != by_value(kind(weight=0.9))
+    assert settings(kind(weight=0.5)) != settings(kind(weight=0.9))
+
+
+def test_what_is_kept_beside_a_private_setting_is_none():
+    one = Private(0.5)
+    one.seen = 7
+    assert settings(one) == {"weight": 0.5}
+
+
+def test_methods_and_decorated_objectives_tell_what_they_were_made_with():
+    assert by_value(Baseline(1.0).loss) != by_value(Baseline(2.0).loss)
+    assert by_value(weighted(1.0)(Baseline(1.0).loss)) != by_value(weighted(2.0)(Baseline(1.0).loss))
+
+
+def test_a_large_array_is_told_by_its_digest():
+    large = np.zeros((1000, 100))
+    assert len(by_value(large)) < 100 and by_value(large) != by_value(large + 1)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def shorten_by_seed(parameters: Iterable[nn.Parameter]) -> None:
     Where the length of a seed's gradient is not finite, the gradient is zero.
     """
     gradients = [one.grad for one in parameters if one.grad is not None]
-    length = torch.stack([one.flatten(1).square().sum(1) for one in gradients]).sum(0).sqrt()
+    length = torch.stack([one.reshape(len(one), -1).square().sum(1) for one in gradients]).sum(0).sqrt()
     factor = (LONGEST_GRADIENT / length.clamp(min=LONGEST_GRADIENT)).nan_to_num(nan=0.0)
     for one in gradients:
         scale = factor.reshape(-1, *[1] * (one.dim() - 1))
