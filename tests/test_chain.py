@@ -1,5 +1,8 @@
 """The one weight, exactly."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from exact import linear_gaussian_chain
@@ -152,6 +155,28 @@ def test_any_distribution_is_a_proposal(generator):
     assert mean.grad.tolist() == [35.0, 35.0]
     with pytest.raises(ValueError, match="log_prob of the distribution"):
         Drawn(torch.distributions.Normal(torch.zeros(2), torch.ones(2))).sample((5,))
+
+
+class Slow(torch.distributions.MultivariateNormal):
+    """It counts the threads that draw at one time."""
+
+    now, most = 0, 0
+
+    def rsample(self, shape=()):
+        type(self).now += 1
+        type(self).most = max(self.most, self.now)
+        time.sleep(0.05)
+        type(self).now -= 1
+        return super().rsample(shape)
+
+
+def test_threads_that_seed_the_same_stream_take_turns():
+    proposal, state = Drawn(Slow(torch.zeros(2), torch.eye(2))), torch.get_rng_state()
+    draw = lambda seed: proposal.sample((5,), generator=torch.Generator().manual_seed(seed))[0]  # noqa: E731
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(draw, range(4)))
+    assert Slow.most == 1 and all(map(torch.equal, together, map(draw, range(4))))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(
