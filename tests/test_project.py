@@ -35,6 +35,7 @@ ORDER = """
     __main__
 """.split()
 ROOMS = ("experiments", "show")
+COMMANDS = {"experiments.commands", "experiments.toy_commands", "experiments.command_line", "__main__"}
 MAX_LINES = 250
 CONDA_NAMES = {"pytorch-cpu": "torch"}
 DOCUMENTS = [path.name for path in sorted(ROOT.glob("*.md"))]
@@ -184,8 +185,7 @@ def test_the_reference_documents_every_module_in_the_order_of_imports():
     """All but the command line, which documents itself; the folder of models counts as one entry of ORDER."""
     pages = [(ROOT / "book/reference" / page).read_text() for page in ("api.md", "experiments.md")]
     documented = [unit(module) for page in pages for module in re.findall(r"automodule:: (\S+)", page)]
-    commands = {"experiments.commands", "experiments.toy_commands", "experiments.command_line", "__main__"}
-    assert list(dict.fromkeys(documented)) == [entry for entry in ORDER if entry not in commands]
+    assert list(dict.fromkeys(documented)) == [entry for entry in ORDER if entry not in COMMANDS]
     models = {path.stem for path in MODULES if path.parent.name == "models"} - {"__init__"}
     assert models == set(re.findall(r"automodule:: avo_lib\.models\.(\w+)", pages[0]))
 
@@ -306,11 +306,22 @@ def test_every_link_leads_somewhere(document):
     assert not missing
 
 
+def test_the_readmes_map_names_every_module_in_the_order_of_imports():
+    lines = re.search(r"\| \[`avo_lib/`\].*?(?=\| \[`tests/`\])", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    room, named = "", []
+    for one in re.findall(r"`([a-z_]+/?)`", lines)[1:]:  # the first is the package itself
+        if one.strip("/") in ROOMS:
+            room = one.replace("/", ".")
+        else:
+            named.append(room + one.strip("/"))
+    assert named == [entry for entry in ORDER if entry not in COMMANDS]
+
+
 def test_the_readmes_example_runs():
     (example,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     scope = {}
     exec(example, scope)
-    assert scope["bound"].isfinite() and scope["bound"].requires_grad
+    assert scope["value"].isfinite() and scope["value"].requires_grad
 
 
 def test_one_version_everywhere():
