@@ -82,6 +82,19 @@ def bibliography() -> Any:
     return parse_file(BOOK / "references.bib").entries
 
 
+def test_nothing_is_listed_that_nothing_cites() -> None:
+    """A page links to each entry of the bibliography, or the library's documentation names it."""
+    pages = "".join(map(markdown, PAGES))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "avo_lib").rglob("*.py"))
+    idle = []
+    for key in bibliography():
+        who, year = authors_and_year(key)
+        documented = re.search(rf"{re.escape(who.split()[0])}[^;()]{{0,40}}\s\(?{year}", code)
+        if f"bibliography.md#{key}" not in pages and not documented:
+            idle.append(key)
+    assert not idle
+
+
 def authors_and_year(key: str) -> tuple[str, str]:
     entry = bibliography()[key]
     names = [
