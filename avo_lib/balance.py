@@ -242,9 +242,8 @@ class LogVariance:
 
 def _weighed(behaviour: Behaviour | None, chain: Chain, shape: Sequence[int], generator: Source) -> Trajectory:
     with torch.no_grad():
-        z: Sequence[Tensor]
-        if behaviour is None:
-            z = chain.sample(shape, generator=generator).z
-        else:
-            z = behaviour(chain, shape, generator=generator)
+        own: Sequence[Tensor] = () if behaviour else chain.sample(shape, generator=generator).z
+        z = behaviour(chain, shape, generator=generator) if behaviour else own
+    if z[0].shape[: len(shape)] != torch.Size(shape):
+        raise ValueError(f"the behaviour's points need the axes {tuple(shape)} in front, not {tuple(z[0].shape)}")
     return weigh(chain, z)

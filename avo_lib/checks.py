@@ -96,5 +96,11 @@ def check_evaluating(model: Any) -> None:
         ValueError: If one of its layers is.
     """
     layers = model.modules() if isinstance(model, nn.Module) else ()
-    if any(layer.training for layer in layers if isinstance(layer, _BatchNorm | _DropoutNd)):
+    kinds = _BatchNorm | _DropoutNd | nn.RReLU
+    if any(layer.training for layer in layers if isinstance(layer, kinds) or _drops(layer)):
         raise ValueError("put the model in evaluation mode first, model.eval(): its batch norm or dropout still trains")
+
+
+def _drops(layer: nn.Module) -> bool:
+    """Whether it drops values itself, as attention and recurrent layers do."""
+    return isinstance(layer, nn.MultiheadAttention | nn.RNNBase) and layer.dropout > 0

@@ -119,7 +119,13 @@ def mean(samples: Tensor, kind: Kind) -> Estimate:
         ValueError: If there are fewer than two draws.
     """
     check_enough(samples.numel())
+    samples = _at_least_float32(samples)
     return Estimate(samples.mean().item(), samples.std().item() / math.sqrt(samples.numel()), kind)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    """In bfloat16 a mean is rounded to half a nat, and small differences of means to 0."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def log_mean(log_w: Tensor, kind: Kind = "lower") -> Estimate:
@@ -138,6 +144,8 @@ def log_mean(log_w: Tensor, kind: Kind = "lower") -> Estimate:
     Raises:
         ValueError: If there are fewer than two weights.
     """
+    check_enough(len(log_w), "weights", least=1)
+    log_w = _at_least_float32(log_w)
     if log_w.dim() > 1 and log_w[0].numel() > 1:
         return mean(log_mean_exp(log_w), kind)
     log_w = log_w.flatten()

@@ -16,9 +16,9 @@ from avo_lib.axes import check_own_draws
 from avo_lib.chain import Chain, Trajectory
 from avo_lib.checks import check_count, check_evaluating
 from avo_lib.estimate import Bracket, Estimate
+from avo_lib.momentum import beta_acts
 from avo_lib.numerics import Noise, check_generator, effective_sample_size, log_mean_exp
 from avo_lib.objectives import Model
-from avo_lib.paths import AmortisedPath
 
 BLOCK = 100
 """Number of samples that share one generator; part of the definition of a result, so not an option."""
@@ -239,12 +239,11 @@ def average_bound(
     check_evaluating(model)
     estimate.check_enough(len(x), "images")
     with torch.no_grad():
-        parts = x.split(check_count("rows", rows))
-        draws = [draw_for_each(model.chain(part), (), len(part), generator=generator) for part in parts]
-        log_w, likelihood = (torch.cat([draw.log_w(beta) for draw in draws]) for beta in (1.0, 0.0))
-        bound, path, z = estimate.mean(log_w, "lower"), draws[0].path, draws[0].z[-1]
-        if hasattr(path, "path"):  # the path of the positions, beside momenta
-            path, z = path.path, z.chunk(2, -1)[0]
-        without, whole = (path.log_density(len(path.alphas) - 1, z, beta) for beta in (0.0, 1.0))
-        prior_acts = isinstance(path, AmortisedPath) or not torch.equal(without, whole)
-    return bound, likelihood.mean().item() - bound.value if prior_acts else math.nan
+        both = []
+        for part in x.split(check_count("rows", rows)):  # weighed at once: a model may keep the x of its last chain
+            draw = draw_for_each(model.chain(part), (), len(part), generator=generator)
+            both.append(torch.stack([draw.log_w(1.0), draw.log_w(0.0)]))
+        log_w, likelihood = torch.cat(both, 1)
+        prior_acts = beta_acts(draw.path, draw.z[-1])
+    bound, likelihood_part = estimate.mean(log_w, "lower"), estimate.mean(likelihood, "exact").value
+    return bound, likelihood_part - bound.value if prior_acts else math.nan

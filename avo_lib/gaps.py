@@ -157,6 +157,8 @@ def measure_bracket(
     kernels, log_f = _tuned(model, pilot, config, generator), _target(model, x)
     lam = fit_gaussians(log_f, _start(model, x, config, generator), config, generator)
     chain, (mean, log_std) = gaussian_chain(log_f, lam, kernels), lam.chunk(2, dim=-1)
+    if z.shape != mean.shape:
+        raise ValueError(f"the latents must be {tuple(mean.shape)}, not {tuple(z.shape)}")
     u = ((z - mean) / log_std.exp()).expand(config.chains, *z.shape)
     with torch.no_grad():
         above = -log_mean_exp(-chain.sample_reverse(u, generator=generator).log_w())

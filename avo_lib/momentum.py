@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avo_lib.chain import Chain, Proposal
 from avo_lib.numerics import Noise, log_normal, standard_normal
-from avo_lib.paths import Path
+from avo_lib.paths import AmortisedPath, Path
 
 
 def with_momentum(chain: Chain) -> Chain:
@@ -46,6 +46,19 @@ def add_momentum(z: Tensor, *, generator: Noise = None) -> Tensor:
     torch.Size([5, 4])
     """
     return torch.cat([z, standard_normal(z, generator)], -1)
+
+
+def beta_acts(path: Path, z: Tensor) -> bool:
+    """Whether beta takes a prior out of log f_T: not where f_T is an energy.
+
+    Args:
+        path: A path, with or without momenta.
+        z: Points ``(..., dim)`` at its end.
+    """
+    if isinstance(path, _Path):
+        path, z = path.path, z.chunk(2, -1)[0]
+    without, whole = (path.log_density(len(path.alphas) - 1, z, beta) for beta in (0.0, 1.0))
+    return isinstance(path, AmortisedPath) or not torch.equal(without, whole)
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,13 @@ def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) ->
         Nats, ``(...)``: the value is a draw of the ELBO, the gradient that of AVO.
 
     Raises:
-        ValueError: If the trajectory is not detached or has no kernels.
+        ValueError: If the trajectory is not detached or has no kernels, or the path's alphas learn: the gradient of
+            Σ log v_t by alpha has a part proportional to log Z.
     """
     if not trajectory.detached or not trajectory.log_ratio:
         raise ValueError("AVO needs at least one kernel and a trajectory drawn with chain.sample(detach=True)")
+    if trajectory.path.alphas.requires_grad:
+        raise ValueError("AVO cannot teach a schedule, whose gradient would hang on the unknown log Z: use nested()")
     start = trajectory.path.log_density(0, trajectory.z[0], beta) - beta * trajectory.log_q0
     learns = proposal or trajectory.detached > 1
     return (start if learns else start.detach()) + trajectory.log_v(beta).sum(0)

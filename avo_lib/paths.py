@@ -70,7 +70,14 @@ def mix(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
 def _between(log_f0: Tensor, log_fT: Tensor, alpha: Tensor) -> Tensor:
     """The same mixture, except that where either density vanishes it vanishes too, and is not NaN."""
     outside = (log_f0 == -torch.inf) | (log_fT == -torch.inf)
+    # At zeros in place of infinities a learned alpha keeps a gradient; otherwise it would be NaN.
+    log_f0, log_fT = (one.masked_fill(outside, 0.0) for one in (log_f0, log_fT))
     return mix(log_f0, log_fT, alpha).masked_fill(outside, -torch.inf)
+
+
+def _heated(alpha: Tensor, log_likelihood: Tensor) -> Tensor:
+    """Alpha log p(x|z), which at alpha = 0 is 0 even where the likelihood vanishes."""
+    return alpha * log_likelihood.masked_fill((alpha == 0) & (log_likelihood == -torch.inf), 0.0)
 
 
 def _beside(alpha: Tensor, z: Tensor) -> Tensor:
@@ -150,7 +157,7 @@ class AmortisedPath:
         """Beta log p(z) + alpha_t log p(x|z) in nats; for the targets before the last, only the prior is frozen."""
         last = len(self.alphas) - 1
         log_prior = beta * (self.log_prior if t == last else self.log_prior_frozen)(z)
-        return log_prior if t == 0 < last else log_prior + self.alphas[t] * self.log_likelihood(z)
+        return log_prior if t == 0 < last else log_prior + _heated(self.alphas[t], self.log_likelihood(z))
 
     def log_ladder(self, zs: Tensor, beta: float = 1.0) -> Tensor:
         """Log f_t(z_t) for t = 1 … T, with the model held constant for t < T.
@@ -159,7 +166,7 @@ class AmortisedPath:
         """
         alphas = _beside(self.alphas[1:], zs)
         early = [
-            beta * self.log_prior_frozen(z) + alpha * self.log_likelihood_frozen(z)
+            beta * self.log_prior_frozen(z) + _heated(alpha, self.log_likelihood_frozen(z))
             for alpha, z in zip(alphas[:-1], zs[:-1], strict=True)
         ]
         return torch.stack([*early, beta * self.log_prior(zs[-1]) + alphas[-1] * self.log_likelihood(zs[-1])])

@@ -42,7 +42,7 @@ def settings(value: Any) -> dict[str, Any]:
     {'function': <built-in function round>, 'arguments': (), 'keywords': {'ndigits': 2}}
     """
     if is_dataclass(value):
-        return {item.name: getattr(value, item.name) for item in fields(value)}
+        return {item.name: getattr(value, item.name) for item in fields(value) if item.init}
     if isinstance(value, partial):
         return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
     if isinstance(value, MethodType):
@@ -96,13 +96,13 @@ def settings_of_parts(model: nn.Module, besides: Sequence[Any] = ()) -> dict[str
 
 
 def numbers(array: Any) -> Any:
-    """Numbers of torch or numpy as Python's; a parameter, which learns, as its shape alone, a large tensor as a digest.
+    """Numbers of torch or numpy as Python's; a parameter that learns as its shape alone, a large tensor as a digest.
 
     >>> import torch
     >>> numbers(torch.ones(2)), numbers(nn.Parameter(torch.ones(2)))
     ([1.0, 1.0], 'parameter (2,)')
     """
-    if isinstance(array, nn.Parameter):
+    if isinstance(array, nn.Parameter) and array.requires_grad:
         return f"parameter {tuple(array.shape)}"
     array = array if isinstance(array, Tensor) else np.asarray(array)
     if math.prod(array.shape) <= MANY:
@@ -121,6 +121,8 @@ def by_value(setting: Any) -> str:
     """
     if isinstance(setting, type):
         return repr(setting)
+    if hasattr(setting, "to_numpy"):  # a table, whose repr leaves rows out
+        setting = setting.to_numpy()
     if hasattr(setting, "tolist"):  # numpy's numbers and arrays, and tensors
         setting = numbers(setting)
     if isinstance(setting, dict | set | frozenset):

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from avo_lib.axes import check_own_draws
 from avo_lib.chain import Chain
+from avo_lib.checks import check_count
+from avo_lib.data import Dataset
+from avo_lib.estimate import check_enough
 from avo_lib.objectives import Model, Objective
 
 
@@ -48,7 +51,9 @@ def check_registered(model: nn.Module, x: Tensor) -> None:
     known = {id(parameter) for parameter in model.parameters()}
     once, again = _sources(model, x), _sources(model, x)
     for name, found in once.items():
-        if found.keys() & again[name].keys() - known:  # leaves that chain(x) makes for itself are new every time
+        if (
+            found.keys() & again.get(name, {}).keys() - known
+        ):  # leaves that chain(x) makes for itself are new every time
             raise ValueError(
                 f"{name} is not registered with the model, so it would neither learn nor be saved: make it an "
                 "attribute of the model, keep kernels in torch.nn.ModuleList, and freeze what should not learn"
@@ -61,8 +66,8 @@ def _sources(model: nn.Module, x: Tensor) -> dict[str, dict[int, Tensor]]:
     with torch.enable_grad():
         chain: Chain = model.chain(x)  # type: ignore[operator]
         z, log_q = chain.proposal.sample((), generator=generator)
-        found = {"the proposal": _leaves(z, log_q)}
-        z = z.detach()
+        z, drawn = z.detach(), z
+        found = {"the proposal": _leaves(drawn, log_q, chain.proposal.log_prob(z))}
         targets = range(len(chain.kernels) + 1)
         found["the path"] = _leaves(*(chain.path.log_density(t, z) for t in targets))
         for t, kernel in enumerate(chain.kernels, start=1):
@@ -101,6 +106,26 @@ def check_learnable(model: nn.Module, images: int, batch_size: int) -> None:
             f"{images} images in batches of {batch_size} leave a last batch of one, which batch norm cannot "
             "normalise: choose another batch_size"
         )
+
+
+def check_judgeable(model: nn.Module, data: Dataset, samples: int | None) -> None:
+    """Refuse what could be trained, but not judged and published.
+
+    Args:
+        model: What is to be trained.
+        data: Its data.
+        samples: Number of samples for each test image; None, if the test images are not looked at.
+
+    Raises:
+        ValueError: If there are fewer than two training or test images, no sample, or a state that is no tensor.
+    """
+    check_enough(len(data.train), "training images")
+    if samples is not None:
+        check_count("samples", samples)
+        check_enough(len(data.held_out()), "test images")
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is no tensor, and nothing else is published of a model: keep it out of its state")
 
 
 def draws(model: nn.Module, x: Tensor, objective: Objective, beta: float, generator: torch.Generator) -> Tensor:

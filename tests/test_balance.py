@@ -320,6 +320,16 @@ def two_kernels() -> Chain:
     return Chain(base, [gated(), gated()], GeometricPath(base.log_prob, base.log_prob, linear_alphas(2)))
 
 
+def three_data() -> Chain:
+    base = Gaussian(torch.zeros(3, 1), torch.ones(3, 1))
+    return Chain(base, [gated()], GeometricPath(base.log_prob, base.log_prob, linear_alphas(1)))
+
+
+def one_point(chain, shape, *, generator):
+    """A behaviour that forgets the axis of samples."""
+    return chain.sample((), generator=generator).z
+
+
 @pytest.mark.parametrize(
     ("act", "message"),
     [
@@ -334,6 +344,7 @@ def two_kernels() -> Chain:
         (lambda: log_variance(torch.zeros(1, 4)), "two weights"),
         (lambda: weigh(two_kernels(), [torch.zeros(5, 2)]), "3 points"),
         (lambda: DetailedBalance(torch.zeros(3))(Held(two_kernels()), torch.zeros(())), "as many increments"),
+        (lambda: LogVariance(5, one_point)(Held(three_data()), torch.zeros(())), r"need the axes \(5,\) in front"),
         (lambda: DetailedBalance(torch.zeros(()))(Held(two_kernels()), torch.zeros(())), "as many increments"),
         (lambda: TrajectoryBalance(torch.zeros(4), Grid((torch.zeros(5, 1),)))(T_ZERO, torch.zeros(())), "do not lead"),
         (lambda: TrajectoryBalance(torch.zeros(5, 1), Grid((torch.zeros(5, 1),)))(T_ZERO, torch.zeros(())), "lead"),

@@ -295,13 +295,65 @@ def test_an_energy_has_no_divergence_of_its_own(path, generator):
     assert math.isnan(kl) and math.isfinite(bound.value)
 
 
+class Wrapped:
+    """A path around another, under a name that the library uses too."""
+
+    def __init__(self, path):
+        self.path, self.alphas = path, path.alphas
+
+    def log_density(self, t, z, beta=1.0):
+        return self.path.log_density(t, z, beta)
+
+
+class Keeps(torch.nn.Module):
+    """A model that keeps the data of its last chain, in a path of its own."""
+
+    def chain(self, x):
+        self.x = x
+        path = AmortisedPath(log_normal, *[lambda z: log_normal(self.x, z, 0.5)] * 2, linear_alphas(0))
+        return Chain(Gaussian(0.8 * x, torch.full_like(x, 0.45)), [], Wrapped(path))
+
+
+def test_a_bound_weighs_each_part_with_its_own_data(generator):
+    x = 3 * torch.randn(64, 4, generator=generator)  # parts of 64 numbers draw what the whole draws
+    (whole, kl), (parts, kl_of_parts) = (
+        average_bound(Keeps(), x, rows=rows, generator=torch.Generator().manual_seed(1)) for rows in (64, 16)
+    )
+    assert parts.value == pytest.approx(whole.value, abs=1e-9) and kl == pytest.approx(kl_of_parts, abs=1e-9)
+    assert kl > 1
+
+
+def test_half_precision_is_averaged_in_full(generator):
+    log_w = 0.5 * torch.randn(20_000, generator=generator) - 138
+    half, full = log_w.bfloat16(), log_w.bfloat16().double()
+    for one, other in (
+        (estimate.mean(half, "lower"), estimate.mean(full, "lower")),
+        map(estimate.log_mean, (half, full)),
+    ):
+        assert one.value == pytest.approx(other.value, abs=1e-3) and one.stderr == pytest.approx(other.stderr, rel=1e-3)
+
+
 def test_the_bound_of_one_image_is_refused_first(small_model, monkeypatch):
     monkeypatch.setattr(VAE, "chain", refuses)
     with pytest.raises(ValueError, match="at least two images, not 1"):
         average_bound(small_model, torch.ones(1, 6))
 
 
-@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(8), torch.nn.Dropout()], ids=["batch norm", "dropout"])
+class Attention(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.MultiheadAttention(1, 1, dropout=0.5, batch_first=True)
+
+    def forward(self, h):
+        flat = h.flatten(0, -2)[..., None]
+        return h + self.inner(flat, flat, flat)[0].reshape(h.shape)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [torch.nn.BatchNorm1d(8), torch.nn.Dropout(), torch.nn.RReLU(), Attention()],
+    ids=["batch norm", "dropout", "random slopes", "attention"],
+)
 @pytest.mark.parametrize(
     "judge",
     [log_likelihood, average_bound, lambda model, x: measure_gaps(model, x, x, GapConfig(steps=1, T=1))],

@@ -325,3 +325,14 @@ def test_a_certain_coin_is_tossed_all_the_same(monkeypatch):
 def test_a_coin_takes_no_seed_for_a_generator():
     with pytest.raises(TypeError, match="0 is a seed"):
         toss(0.5, 0)
+
+
+def test_avo_teaches_no_schedule():
+    """The gradient of its value by alpha changes with the unknown log Z: a constant on log f_T would turn its sign."""
+    base, kernels = Gaussian(torch.zeros(2), torch.ones(2)), [GatedKernel(2, 4) for _ in range(2)]
+    alphas = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
+    chain = Chain(base, kernels, GeometricPath(base.log_prob, energy("b").log_density, alphas))
+    with pytest.raises(ValueError, match="cannot teach a schedule"):
+        avo(chain.sample((5,), detach=True))
+    held = replace(chain, path=GeometricPath(base.log_prob, energy("b").log_density, alphas.detach()))
+    assert avo(held.sample((5,), detach=True)).requires_grad

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from avo_lib import AVO, ELBO, VAE, Dataset, TrainConfig, VAEConfig
-from avo_lib.experiments.campaign import load_model, sweep
+from avo_lib.experiments import campaign
+from avo_lib.experiments.campaign import load_model, run, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,3 +131,46 @@ def test_a_sweep_hands_on_its_precision(folders):
     model = load_model("stripes", "elbo", setup=METHODS["elbo"], results=folders["results"])
     weights = load_file(folders["results"] / "stripes" / "elbo-seed0.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float64} == {p.dtype for p in model.parameters()}
+
+
+class Masked(VAE):
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("mask", torch.nn.Transformer.generate_square_subsequent_mask(3))
+
+
+class Extra(VAE):
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Other(Stripes):
+    kind: type = VAE
+
+    def build(self, seed: int) -> VAE:
+        return self.kind(VAEConfig(pixels=8, hidden=(6,), latent=2, T=2, batch_norm=False, likelihood="gaussian"))
+
+
+def test_a_model_with_a_mask_of_infinities_is_published_and_read(folders):
+    setup = Other(TrainConfig(epochs=1), kind=Masked)
+    run("stripes", "masked", setup=setup, device="cpu", **folders)
+    model = load_model("stripes", "masked", setup=setup, results=folders["results"])
+    assert model.mask.isinf().any()
+
+
+@pytest.mark.parametrize(
+    "setup, message",
+    [
+        (Other(TrainConfig(epochs=1), kind=Extra), "_extra_state is no tensor"),
+        (Stripes(TrainConfig(epochs=1), samples=0), "samples must be"),
+    ],
+    ids=["extra state", "no sample"],
+)
+def test_what_could_not_be_judged_or_published_is_refused_before_it_is_trained(setup, message, folders, monkeypatch):
+    monkeypatch.setattr(campaign, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(ValueError, match=message):
+        run("stripes", "one", setup=setup, device="cpu", **folders)

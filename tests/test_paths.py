@@ -133,3 +133,24 @@ def test_stations_with_a_gradient_keep_it_and_arrays_are_copied():
     path = GeometricPath(log_normal, log_normal, stations)
     stations[1] = 2.0
     assert path.alphas.tolist() == [0.0, 0.5, 1.0]
+
+
+def half(z):
+    """A density that vanishes on one side."""
+    return torch.where(z[..., 0] > 0, 0.0, -torch.inf)
+
+
+def test_a_learned_alpha_has_a_gradient_where_a_density_vanishes():
+    alphas = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
+    z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    log_f = GeometricPath(log_normal, half, alphas).log_density(1, z)
+    (gradient,) = torch.autograd.grad(log_f.exp().sum(), alphas)
+    assert log_f[1] == -torch.inf and gradient[1] == pytest.approx(-(log_normal(z[0]) * log_f[0].exp()).item())
+
+
+def test_a_likelihood_with_no_weight_may_vanish():
+    path = AmortisedPath(log_normal, half, half, [0.0, 0.0, 1.0])
+    z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert torch.equal(path.log_density(1, z), log_normal(z))
+    ladder = path.log_ladder(torch.stack([z, z]))
+    assert torch.equal(ladder[0], log_normal(z)) and ladder[1, 1] == -torch.inf

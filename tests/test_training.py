@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.distributions import AffineTransform, Independent, Normal
@@ -913,6 +914,47 @@ def test_what_a_gradient_reaches_is_the_model_s(name):
     assert own.apart != 0 == frozen.apart[0]
 
 
+class Scored(Apart):
+    """What learns shows in the proposal's log density of given points alone."""
+
+    def chain(self, x):
+        apart = self.apart[0]
+
+        class Score:
+            def sample(self, shape):
+                return torch.zeros(*shape, len(x), 1)
+
+            def log_prob(self, z):
+                return log_normal(z, apart, 1.0)
+
+        return dataclasses.replace(Shift.chain(self, x), proposal=Drawn(Score()))
+
+
+def test_what_a_log_density_alone_reaches_is_the_model_s():
+    x = torch.zeros(4, 1)
+    with pytest.raises(ValueError, match="the proposal is not registered with the model"):
+        fit(Scored("the proposal"), Dataset(x, x), TrainConfig(epochs=1), device="cpu")
+
+
+class Deep(Shift):
+    """A chain of another length at every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels, self.calls = torch.nn.ModuleList(GatedKernel(1, 2) for _ in range(3)), 0
+
+    def chain(self, x):
+        one, self.calls = super().chain(x), self.calls + 1
+        T = 3 - self.calls % 3
+        path = AmortisedPath(one.path.log_prior, *[one.path.log_likelihood] * 2, linear_alphas(T))
+        return Chain(one.proposal, list(self.kernels)[:T], path)
+
+
+def test_a_chain_of_random_length_is_trained():
+    x = torch.zeros(4, 1)
+    fit(Deep(), Dataset(x, x), TrainConfig(epochs=2), device="cpu")
+
+
 class Fresh(Shift):
     def chain(self, x):
         one = super().chain(x)
@@ -1175,6 +1217,27 @@ def test_what_is_kept_beside_a_private_setting_is_none():
     one = Private(0.5)
     one.seen = 7
     assert settings(one) == {"weight": 0.5}
+
+
+@dataclasses.dataclass
+class Counted:
+    weight: float = 0.5
+    seen: int = dataclasses.field(default=0, init=False)
+    later: object = dataclasses.field(init=False)
+
+
+def test_what_a_dataclass_sets_later_is_no_setting():
+    one, other = Counted(), Counted()
+    one.seen = 3
+    assert by_value(one) == by_value(other) != by_value(Counted(0.6))
+
+
+def test_a_constant_is_told_by_value_and_a_table_whole():
+    held = [torch.nn.Parameter(torch.tensor(value), requires_grad=False) for value in (0.0, -20.0)]
+    assert by_value(held[0]) != by_value(held[1])
+    tables = [pd.DataFrame({"a": np.arange(200)}) for _ in range(2)]
+    tables[1].loc[100, "a"] = -1
+    assert by_value(tables[0]) != by_value(tables[1])
 
 
 def test_methods_and_decorated_objectives_tell_what_they_were_made_with():

@@ -21,6 +21,7 @@ from avo_lib.files import CLONE, ensure_writable
 from avo_lib.models.vae import VAEConfig
 from avo_lib.objectives import AVO, ELBO, IWAE
 from avo_lib.training import TrainConfig, fit
+from avo_lib.trial import check_judgeable
 
 RUNS = (CLONE or Path()) / "runs"
 EVALUATION_SEED = 0
@@ -63,10 +64,12 @@ def run(
         return read_result(file)
     ensure_writable(file.parent)
     data, model = setup.data(), setup.build(seed)
+    check_judgeable(model, data, setup.samples)  # after hours of training it would be too late
     folder = Path(runs) / experiment / f"{method}-seed{seed}"
     finished = fit(model, data, setup.train, seed=seed, folder=folder, device=device)
     names = {"experiment": experiment, "method": method, "seed": seed, "config": config}
-    return publish(file, names | judged(setup, model, data, finished), model.state_dict())
+    buffers = {name for name, _ in model.named_buffers()}
+    return publish(file, names | judged(setup, model, data, finished), model.state_dict(), buffers)
 
 
 def judged(setup: Setup, model: Any, data: Dataset, finished: Progress) -> dict[str, Any]:

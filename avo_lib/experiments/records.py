@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,16 @@ def _listed(value: Any) -> Any:
     return value.tolist()
 
 
-def publish(file: Path, result: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def publish(
+    file: Path, result: Mapping[str, Any], weights: Mapping[str, Tensor], buffers: Container[str] = ()
+) -> dict[str, Any]:
     """Write a result and, beside it, the weights that it belongs to, if there are any.
+
+    Args:
+        file: Where to write the result.
+        result: Plain values.
+        weights: The weights by name.
+        buffers: Names of weights that may be infinite, such as the mask of an attention.
 
     Returns:
         The result as it will be read.
@@ -43,7 +51,7 @@ def publish(file: Path, result: Mapping[str, Any], weights: Mapping[str, Tensor]
         FloatingPointError: If a number or a weight is not finite: nothing is written then.
         OSError: If they cannot be written.
     """
-    if spoilt := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
+    if spoilt := _spoilt(weights, buffers):
         raise FloatingPointError(f"{file} is not written: not all weights are finite in {', '.join(spoilt)}")
     try:
         content = json.dumps(result, indent=1, default=_listed, allow_nan=False)
@@ -55,6 +63,11 @@ def publish(file: Path, result: Mapping[str, Any], weights: Mapping[str, Tensor]
         write_atomically(file.with_suffix(".safetensors"), save(on_cpu))
     write_atomically(file, f"{content}\n".encode())
     return plain(result)  # type: ignore[no-any-return]
+
+
+def _spoilt(weights: Mapping[str, Tensor], buffers: Container[str]) -> list[str]:
+    bad = {name: value.isnan() if name in buffers else ~value.isfinite() for name, value in weights.items()}
+    return [name for name, where in bad.items() if bool(where.any())]
 
 
 def load_weights(model: nn.Module, file: Path, command: str) -> None:
@@ -72,7 +85,7 @@ def load_weights(model: nn.Module, file: Path, command: str) -> None:
         raise FileNotFoundError(f"{file} does not exist; make it with: python -m avo_lib {command}{kept}")
     try:
         weights = load_file(file)
-        if not all(bool(value.isfinite().all()) for value in weights.values()):
+        if _spoilt(weights, {name for name, _ in model.named_buffers()}):
             raise ValueError("not all weights are finite")
         model.load_state_dict(weights)
     except (OSError, MemoryError):  # which say nothing about the content
