@@ -120,6 +120,8 @@ def test_run_evaluate_show_and_sweep(call, tiny, tmp_path):
         (["sweep", "--experiment", "report", "--seeds"], "--seeds needs a value"),
         (["dynamics", "--targets", "--updates", "1"], "--targets needs a value"),
         (["ring", "--updates", "0", "--results", "."], "updates must be a whole number of at least 1, not 0"),
+        (["gaps", "--experiment", "report", "--samples", "3"], "samples come in pairs"),
+        (["referee", "--experiment", "report", "--images", "1"], "images must be a whole number of at least 2, not 1"),
         (["show", "--results", "."], "make one with: python -m avo_lib run --experiment report --method vae"),
     ],
 )

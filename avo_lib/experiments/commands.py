@@ -17,6 +17,16 @@ from avo_lib.experiments.results import RESULTS, load_results, table
 from avo_lib.gaps import GapConfig
 
 
+class _Verdict(RefereeConfig):
+    def __post_init__(self) -> None:
+        """Leave refusing to the command: the parser would put its own names into the message."""
+
+
+class _Gaps(GapConfig):
+    def __post_init__(self) -> None:
+        """As above."""
+
+
 def run(
     experiment: str,
     method: str,
@@ -102,7 +112,7 @@ def referee(
     experiment: str,
     methods: tuple[str, ...] = (),
     seed: int = 0,
-    config: tyro.conf.OmitArgPrefixes[RefereeConfig] = RefereeConfig(),  # noqa: B008
+    config: tyro.conf.OmitArgPrefixes[_Verdict] = _Verdict(),  # noqa: B008
     results: Path = RESULTS,
     device: str | None = None,
     threads: int = 1,
@@ -119,12 +129,12 @@ def referee(
         threads: Number of torch threads.
     """
     prepare(threads, device)
-    asked = _known(experiment, methods)
+    settings, asked = RefereeConfig(**vars(config)), _known(experiment, methods)
     for method in asked:
         if not referee_file(experiment, method, seed, results).is_file():
             campaign.load_model(experiment, method, seed, results=results)
     for method in asked:
-        verdict = judge(experiment, method, seed, config, results=results, device=device)
+        verdict = judge(experiment, method, seed, settings, results=results, device=device)
         test = verdict["test"]
         print(
             f"{experiment} {method}: test NLL by IS {test['is']['value']:.2f}, by AIS {test['ais']['value']:.2f} nats",
@@ -138,7 +148,7 @@ def gaps(
     seeds: tuple[int, ...] = (0,),
     images: int = 1000,
     simulated: int = 200,
-    config: tyro.conf.OmitArgPrefixes[GapConfig] = GapConfig(),  # noqa: B008
+    config: tyro.conf.OmitArgPrefixes[_Gaps] = _Gaps(),  # noqa: B008
     results: Path = RESULTS,
     device: str | None = None,
     threads: int = 1,
@@ -157,14 +167,14 @@ def gaps(
         threads: Number of torch threads.
     """
     prepare(threads, device)
-    sizes = {"images": images, "simulated": simulated}
+    settings, sizes = GapConfig(**vars(config)), {"images": images, "simulated": simulated}
     asked = list(product(_known(experiment, methods), seeds))
     files = [gaps_file(experiment, method, seed, results) for method, seed in asked]
     for (method, seed), file in zip(asked, files, strict=True):
         if not file.is_file():  # missing weights would be told after hours of work, as an impossible seed would
             campaign.load_model(experiment, method, seed, results=results)
     for method, seed in asked:
-        found = inference_gaps(experiment, method, seed, config, **sizes, results=results, device=device)
+        found = inference_gaps(experiment, method, seed, settings, **sizes, results=results, device=device)
         for part in ("train", "test"):
             log_p, lost = (found[part][name]["value"] for name in ("log_p", "inference"))
             print(f"{experiment} {method} {seed} {part}: log p {log_p:.2f}, of which inference loses {lost:.2f} nats")
