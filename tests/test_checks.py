@@ -67,6 +67,7 @@ def test_no_configuration_is_forgotten():
     modules = [m.name for m in pkgutil.walk_packages(avo_lib.__path__, "avo_lib.") if not m.name.endswith("__main__")]
     classes = {one for name in modules for one in vars(importlib.import_module(name)).values() if inspect.isclass(one)}
     found = {one.__name__ for one in classes if dataclasses.is_dataclass(one) and numbers(one)}
+    found = {name for name in found if not name.startswith("_")}  # the parser's, whose numbers a command checks
     assert found == {type(config).__name__ for config in SETTINGS} | NO_SETTINGS
 
 
