@@ -36,9 +36,9 @@ SCROLLING = """() => [...document.querySelectorAll('article .avo-scroll')]
   .filter(box => innerWidth >= 1000 || !box.querySelector('table.dataframe.avo-held, img'))
   .map(box => box.textContent.trim().slice(0, 60))"""
 # Half a formula says nothing: a set one breaks its lines for a phone, to the tenth that hangs on the machine's fonts.
-# One between words may lack a little more; what is longer has to be set.
+# One between words that is longer has to be set.
 HALF = """() => [...document.querySelectorAll('article :is(div.math mjx-container, .avo-wide)')]
-  .filter(formula => formula.scrollWidth > (formula.closest('div.math') ? 1.1 : 1.25) * formula.clientWidth)
+  .filter(formula => formula.scrollWidth > 1.1 * formula.clientWidth)
   .map(formula => formula.closest('div').id || formula.querySelector('mjx-assistive-mml').textContent.slice(0, 60))"""
 # A number and what it lies in, and a formula and what it is equal to; a mark or a link may stand between them.
 PARTED = """() => [...document.querySelectorAll('article :is(p, li, td, dd):not(:has(pre))')].flatMap(text => [
