@@ -242,8 +242,9 @@ class LogVariance:
 
 def _weighed(behaviour: Behaviour | None, chain: Chain, shape: Sequence[int], generator: Source) -> Trajectory:
     with torch.no_grad():
-        own: Sequence[Tensor] = () if behaviour else chain.sample(shape, generator=generator).z
-        z = behaviour(chain, shape, generator=generator) if behaviour else own
-    if z[0].shape[: len(shape)] != torch.Size(shape):
-        raise ValueError(f"the behaviour's points need the axes {tuple(shape)} in front, not {tuple(z[0].shape)}")
-    return weigh(chain, z)
+        own: Sequence[Tensor] = chain.sample(shape, generator=generator).z if behaviour is None else ()
+        z = own if behaviour is None else behaviour(chain, shape, generator=generator)
+    weighed = weigh(chain, z)
+    if (axes := weighed.z[0].shape)[: len(shape)] != torch.Size(shape):
+        raise ValueError(f"the behaviour's points need the axes {tuple(shape)} in front, not {tuple(axes)}")
+    return weighed

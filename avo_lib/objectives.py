@@ -98,7 +98,7 @@ def avo(trajectory: Trajectory, beta: float = 1.0, *, proposal: bool = False) ->
     """
     if not trajectory.detached or not trajectory.log_ratio:
         raise ValueError("AVO needs at least one kernel and a trajectory drawn with chain.sample(detach=True)")
-    if trajectory.path.alphas.requires_grad:
+    if getattr(trajectory.path.alphas, "requires_grad", False):
         raise ValueError("AVO cannot teach a schedule, whose gradient would hang on the unknown log Z: use nested()")
     start = trajectory.path.log_density(0, trajectory.z[0], beta) - beta * trajectory.log_q0
     learns = proposal or trajectory.detached > 1

@@ -51,9 +51,8 @@ def check_registered(model: nn.Module, x: Tensor) -> None:
     known = {id(parameter) for parameter in model.parameters()}
     once, again = _sources(model, x), _sources(model, x)
     for name, found in once.items():
-        if (
-            found.keys() & again.get(name, {}).keys() - known
-        ):  # leaves that chain(x) makes for itself are new every time
+        lasting = found.keys() & again.get(name, {}).keys()  # leaves that chain(x) makes for itself are new every time
+        if lasting - known:
             raise ValueError(
                 f"{name} is not registered with the model, so it would neither learn nor be saved: make it an "
                 "attribute of the model, keep kernels in torch.nn.ModuleList, and freeze what should not learn"
